@@ -1,0 +1,55 @@
+#ifndef COORD_VNE_H
+#define COORD_VNE_H
+
+/*
+ * The VNE file: a virtual network environment described in YAML.
+ * Grammar with an example: docs/formats/vne.md.
+ */
+
+#include "capture/vm.h"
+#include "common/err.h"
+
+#include <jansson.h>
+#include <stdint.h>
+
+#define VNE_HOSTS_MAX 256u
+#define VNE_VMS_MAX   1024u
+#define VNE_FILE_MAX  (1u << 20)
+
+struct vne_host {
+    char *name;
+    char *agent;    /* "unix:/run/x.sock" or "tls:10.0.0.1:7070" */
+    char *underlay; /* "10.0.0.1:6081": where its switch listens */
+};
+
+struct vne_vm {
+    char *host; /* NULL in a manifest's copy before placement */
+    struct vm_config config;
+};
+
+struct vne {
+    char *name;
+    uint32_t vni;
+    struct vne_host *hosts;
+    size_t host_count;
+    struct vne_vm *vms;
+    size_t vm_count;
+};
+
+/*
+ * Parse a file. Every error names the file, line and column: syntax, unknown
+ * or doubled keys, missing ones, wrong types, unknown hosts, doubled names and
+ * MACs. Relative paths are taken from the file's folder. Missing MACs and a
+ * missing vni are derived from the names. Caller frees with vne_free().
+ */
+struct vne *vne_load(const char *path, struct vn_err *err) VN_MUST_USE;
+void vne_free(struct vne *vne);
+const struct vne_host *vne_find_host(const struct vne *vne, const char *name);
+
+/* For the wire and the manifest's metadata, and back, limits checked. */
+json_t *vne_to_json(const struct vne *vne);
+struct vne *vne_from_json(const json_t *json, struct vn_err *err) VN_MUST_USE;
+
+VN_AUTO_DEFINE(vne, struct vne *, vne_free)
+
+#endif

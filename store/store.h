@@ -1,0 +1,228 @@
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+/*
+ * The store: a deduplicating, content-addressed home for memory and disk
+ * images, and the manifests that name what a snapshot consists of.
+ *
+ *     image   a byte array of any size, cut into 4 KiB pages; a page of zeros
+ *             costs nothing, equal pages are stored once
+ *     map     the tree of chunk ids of one image; its root names the content
+ *     object  a named image of a snapshot, such as "vm/a/ram/pc.ram"
+ *     manifest  a JSON document: name, objects with their roots, and metadata
+ *             that the store keeps but does not interpret
+ *
+ * A directory holds one store: `config.json`, `packs/` (immutable runs of
+ * compressed chunks, self-describing) and `index/` (LMDB). Several processes
+ * may write and read one store at the same time, on one host.
+ *
+ * Durability: store_commit() publishes a snapshot with one synchronous LMDB
+ * transaction, after every pack it needs was fsynced. A process killed at any
+ * other moment leaves garbage at most, never a half snapshot.
+ * Format: docs/formats/store.md.
+ */
+
+#include "common/auto.h"
+#include "common/err.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define STORE_PAGE_SIZE   4096u
+#define STORE_ID_SIZE     16u
+#define STORE_NAME_MAX    128u         /* bytes in a snapshot's name */
+#define STORE_OBJECT_MAX  (1ull << 46) /* bytes in one image */
+#define STORE_OBJECTS_MAX 65536u       /* images in one snapshot */
+
+/* A chunk's identity: keyed BLAKE3 of its content, first 16 bytes. */
+struct chunk_id {
+    uint8_t bytes[STORE_ID_SIZE];
+};
+
+/* What names an image: 24 bytes, by value. An all-zero root is all zeros. */
+struct map_root {
+    struct chunk_id root;
+    uint64_t size; /* bytes in the image; the last page may be partial */
+};
+
+struct store;
+struct store_writer;
+struct image_writer;
+struct image_reader;
+
+/*
+ * Create an empty store in a directory that does not exist or is empty. New
+ * secrets are drawn for its hashes. VN_E_EXISTS if a store is there already.
+ */
+int store_init(const char *path, struct vn_err *err) VN_MUST_USE;
+
+/* Open an existing store. The handle may be shared by threads. NULL on error:
+ * VN_E_NOT_FOUND (no store there), VN_E_VERSION (a newer format). */
+struct store *store_open(const char *path, struct vn_err *err) VN_MUST_USE;
+void store_close(struct store *store); /* NULL is fine; no writers left */
+const char *store_path(const struct store *store);
+
+/* ---- writing ---------------------------------------------------------- */
+
+/* Counted over a writer's life. bytes = pages * 4096 except bytes_stored. */
+struct store_counts {
+    uint64_t bytes_read;      /* given to image_writer_put() */
+    uint64_t bytes_zero;      /* of these: zero pages */
+    uint64_t bytes_unchanged; /* equal to the same place in the parent */
+    uint64_t bytes_known;     /* found elsewhere in the store */
+    uint64_t bytes_new;       /* stored by this writer, uncompressed */
+    uint64_t bytes_stored;    /* written to packs, compressed, with heads */
+};
+
+/*
+ * A writer owns one open pack; one thread uses it at a time. Chunks it has
+ * put are visible to others after store_writer_flush().
+ */
+struct store_writer *store_writer_open(struct store *store,
+                                       struct vn_err *err) VN_MUST_USE;
+
+/* Make everything put so far durable and findable: packs fsynced, then the
+ * index. Blocks on the disk. A failed flush leaves the store sound. */
+int store_writer_flush(struct store_writer *writer,
+                       struct vn_err *err) VN_MUST_USE;
+void store_writer_counts(const struct store_writer *writer,
+                         struct store_counts *ret);
+/* Drops what was not flushed. NULL is fine. */
+void store_writer_free(struct store_writer *writer);
+
+/*
+ * Begin an image of `size` bytes. `parent`, where not NULL, is an earlier
+ * version of the same image in this store: unchanged pages cost a comparison.
+ * A parent that cannot be read is ignored. Pages never put are zeros. The
+ * writer must outlive the image.
+ */
+struct image_writer *image_writer_open(struct store_writer *writer,
+                                       uint64_t size,
+                                       const struct map_root *parent,
+                                       struct vn_err *err) VN_MUST_USE;
+/*
+ * Put `size` bytes at `offset`: both multiples of 4096, except that the last
+ * run of the image may end with the image. Any order; a page put again
+ * replaces the one before. The bytes are copied or hashed before it returns.
+ */
+int image_writer_put(struct image_writer *image, uint64_t offset,
+                     const void *data, size_t size,
+                     struct vn_err *err) VN_MUST_USE;
+/* Write the map and yield its root. The image takes no more pages. */
+int image_writer_finish(struct image_writer *image, struct map_root *ret,
+                        struct vn_err *err) VN_MUST_USE;
+void image_writer_free(struct image_writer *image);
+
+/* A whole small image (device state, frames, a document) in one call. */
+int store_put_bytes(struct store_writer *writer, const void *data, size_t size,
+                    struct map_root *ret, struct vn_err *err) VN_MUST_USE;
+
+/* ---- reading ---------------------------------------------------------- */
+
+struct image_reader *image_reader_open(struct store *store,
+                                       const struct map_root *root,
+                                       struct vn_err *err) VN_MUST_USE;
+/*
+ * Read bytes at `offset`; the range lies inside the image. Every chunk is
+ * checked against its id before a byte of it is returned: VN_E_CORRUPT names
+ * the chunk and the pack.
+ */
+int image_reader_read(struct image_reader *image, uint64_t offset, void *data,
+                      size_t size, struct vn_err *err) VN_MUST_USE;
+/*
+ * The first run of pages at or after `offset` that are not all zero: start and
+ * size in bytes, page-aligned (the end cut to the image). size 0: none left.
+ * A run may be shorter than it could be, never longer.
+ */
+int image_reader_next_data(struct image_reader *image, uint64_t offset,
+                           uint64_t *ret_start, uint64_t *ret_size,
+                           struct vn_err *err) VN_MUST_USE;
+void image_reader_free(struct image_reader *image);
+
+/* ---- snapshots -------------------------------------------------------- */
+
+/*
+ * A manifest is a JSON object:
+ *   "format": 1, "id": 32 hex digits (set by commit), "name": "lab@2",
+ *   "created": "2026-01-31T12:00:00Z", "kind": "vne" | "files" | ...,
+ *   "objects": { "<object name>": {"size": N, "root": "<hex>"}, ... },
+ *   "meta": {...}   not interpreted by the store
+ */
+
+/* An empty manifest of that name and kind, created now. Caller decrefs. */
+json_t *manifest_new(const char *name, const char *kind);
+void manifest_add(json_t *manifest, const char *object,
+                  const struct map_root *root);
+/* VN_E_NOT_FOUND names the object and the snapshot. */
+int manifest_object(const json_t *manifest, const char *object,
+                    struct map_root *ret, struct vn_err *err) VN_MUST_USE;
+/* Structure, limits and names; run by commit, load and import. */
+int manifest_check(const json_t *manifest, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Publish: sets "id", checks the manifest and that every object's map is
+ * complete in the store (every chunk it needs is in the index), then commits.
+ * VN_E_EXISTS when the name is taken. When it returns 0 the snapshot is
+ * durable. All writers that put its objects must have been flushed.
+ */
+int store_commit(struct store *store, json_t *manifest,
+                 struct vn_err *err) VN_MUST_USE;
+
+/*
+ * The next free name of a series: "lab" -> "lab@1", "lab@2", ... Numbers of
+ * deleted snapshots are not used again. Caller frees.
+ */
+char *store_next_name(struct store *store, const char *series,
+                      struct vn_err *err) VN_MUST_USE;
+
+/* Load by name, "NAME@N", or a prefix of the id (8 digits at least). */
+json_t *store_load(struct store *store, const char *snapshot,
+                   struct vn_err *err) VN_MUST_USE;
+/* The newest snapshot of a series, or NULL with VN_E_NOT_FOUND. */
+json_t *store_load_latest(struct store *store, const char *series,
+                          struct vn_err *err) VN_MUST_USE;
+/* An array of manifests, oldest first. */
+json_t *store_list(struct store *store, struct vn_err *err) VN_MUST_USE;
+/* Remove a snapshot's name; its chunks stay until gc. */
+int store_delete(struct store *store, const char *snapshot,
+                 struct vn_err *err) VN_MUST_USE;
+
+/* ---- care ------------------------------------------------------------- */
+
+struct store_stats {
+    uint64_t snapshots;
+    uint64_t packs;
+    uint64_t chunks;
+    uint64_t bytes_packs;   /* on disk */
+    uint64_t bytes_index;   /* LMDB pages in use */
+    uint64_t bytes_logical; /* sizes of all objects of all snapshots */
+};
+int store_stats(struct store *store, struct store_stats *ret,
+                struct vn_err *err) VN_MUST_USE;
+
+/* Called for each finding: one sentence that names pack, chunk, snapshot. */
+typedef void store_finding_fn(void *context, const char *sentence);
+/* Called now and then while verify runs: work done of work total, in bytes. */
+typedef void store_progress_fn(void *context, uint64_t done, uint64_t total);
+
+struct store_verify_opts {
+    const char *snapshot; /* only this one, or NULL for the whole store */
+    store_finding_fn *finding;
+    store_progress_fn *progress; /* may be NULL */
+    void *context;
+};
+/*
+ * Re-read and re-hash every chunk, check packs, index and manifests against
+ * each other. Returns the number of findings in *ret_findings; fails only when
+ * it could not go on.
+ */
+int store_verify(struct store *store, const struct store_verify_opts *opts,
+                 uint64_t *ret_findings, struct vn_err *err) VN_MUST_USE;
+
+VN_AUTO_DEFINE(store, struct store *, store_close)
+VN_AUTO_DEFINE(store_writer, struct store_writer *, store_writer_free)
+VN_AUTO_DEFINE(image_writer, struct image_writer *, image_writer_free)
+VN_AUTO_DEFINE(image_reader, struct image_reader *, image_reader_free)
+
+#endif
