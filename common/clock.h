@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-#define VN_MS  1000000ull
-#define VN_SEC 1000000000ull
+#define VN_MS  UINT64_C(1000000)
+#define VN_SEC UINT64_C(1000000000)
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t clock_now_ns(void);

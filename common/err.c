@@ -53,7 +53,7 @@ int vn_err_raise(struct vn_err *err, int code, const char *file, int line,
     return -1;
 }
 
-int vn_wrap(struct vn_err *err, const char *format, ...)
+int vn_err_wrap(struct vn_err *err, const char *format, ...)
 {
     char old[VN_ERR_MSG_SIZE];
     va_list args;

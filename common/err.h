@@ -53,7 +53,8 @@ struct vn_err {
  * `return vn_fail(...)` reads as it should. code must not be 0.
  */
 #define vn_fail(err, code, ...)                                                \
-    vn_err_raise((err), (code), __FILE__, __LINE__, __VA_ARGS__)
+    vn_err_minus_one(                                                          \
+        vn_err_raise((err), (code), __FILE__, __LINE__, __VA_ARGS__))
 
 /* The same, for functions that return a pointer: yields NULL. */
 #define vn_fail_ptr(err, code, ...)                                            \
@@ -63,12 +64,20 @@ struct vn_err {
  * Put "context: " before the message of an error raised below. Returns -1.
  * A message that becomes too long loses its end.
  */
-int vn_wrap(struct vn_err *err, const char *format, ...) VN_PRINTF(2, 3);
+#define vn_wrap(err, ...) vn_err_minus_one(vn_err_wrap((err), __VA_ARGS__))
 
 /* The text for a code: strerror for an errno, a short noun for a VN_E_*. */
 const char *vn_err_name(int code);
 
 int vn_err_raise(struct vn_err *err, int code, const char *file, int line,
                  const char *format, ...) VN_PRINTF(5, 6);
+int vn_err_wrap(struct vn_err *err, const char *format, ...) VN_PRINTF(2, 3);
+
+/* Lets the compiler see that raising yields -1. */
+static inline int vn_err_minus_one(int ignored)
+{
+    (void)ignored;
+    return -1;
+}
 
 #endif
