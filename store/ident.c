@@ -1,0 +1,156 @@
+#include "store/ident.h"
+
+/*
+ * Hashes of the store.
+ *
+ * Why two: XXH3 runs at memory speed but collides by plain algebra once its
+ * secret is known (two stripes whose low halves equal the secret's, with a
+ * constant sum), so it may only say that a page of one image did not change in
+ * place: who forges it harms the image he writes himself. BLAKE3 keyed with a
+ * secret of the store is what decides that two pages anywhere are one chunk.
+ *
+ * Keys: the master key K lies in config.json. The key of kind k is
+ * BLAKE3-derive-key("vnstore v1 chunk kind <name>", K).
+ *
+ * Sixteen pages a call: BLAKE3 of 4096 bytes is a tree of four chunks of 1024
+ * bytes, two parents and the root. Its SIMD code hashes many inputs of one
+ * length side by side, so chunk j of sixteen pages goes in one call, then all
+ * 32 parents, then all 16 roots; one page alone would fill 4 of 16 lanes. The
+ * entry point is internal to the BLAKE3 sources (blake3_impl.h); a unit test
+ * holds the result against blake3_hasher.
+ *
+ * 16 bytes of id: with a secret key nobody can search for collisions alone;
+ * among 2^38 chunks (1 PiB) an accident has chance 2^-53. The other 16 bytes
+ * are kept in packs and compared by verify.
+ */
+
+#include <blake3_impl.h>
+#include <pthread.h>
+#include <string.h>
+#include <xxhash.h>
+
+static const char *const kind_names[CHUNK_KINDS] = {
+    [0] = "none",          [CHUNK_PAGE] = "page",
+    [CHUNK_LEAF] = "leaf", [CHUNK_INNER] = "inner",
+    [CHUNK_MANIFEST] = "manifest",
+};
+
+const char *chunk_kind_name(unsigned kind)
+{
+    return kind < CHUNK_KINDS ? kind_names[kind] : "unknown";
+}
+
+/* BLAKE3 detects the CPU lazily and without a lock: do it once, early. */
+static void detect_cpu(void)
+{
+    (void)blake3_simd_degree();
+}
+
+void ident_init(struct ident *ident, const uint8_t key[IDENT_KEY_SIZE],
+                const uint8_t secret[IDENT_SECRET_SIZE])
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, detect_cpu);
+    memset(ident, 0, sizeof(*ident));
+    for (unsigned kind = 1; kind < CHUNK_KINDS; kind++) {
+        char context[64] = "vnstore v1 chunk kind ";
+        blake3_hasher hasher;
+
+        strcat(context, kind_names[kind]);
+        blake3_hasher_init_derive_key(&hasher, context);
+        blake3_hasher_update(&hasher, key, IDENT_KEY_SIZE);
+        blake3_hasher_finalize(&hasher, ident->keys[kind], IDENT_KEY_SIZE);
+    }
+    load_key_words(ident->keys[CHUNK_PAGE], ident->page_key_words);
+    memcpy(ident->secret, secret, IDENT_SECRET_SIZE);
+}
+
+void ident_chunk(const struct ident *ident, enum chunk_kind kind,
+                 const void *data, size_t size, struct ident_full *ret)
+{
+    blake3_hasher hasher;
+
+    blake3_hasher_init_keyed(&hasher, ident->keys[kind]);
+    blake3_hasher_update(&hasher, data, size);
+    blake3_hasher_finalize(&hasher, ret->bytes, IDENT_FULL_SIZE);
+}
+
+/* At most IDENT_BATCH pages; see the essay. */
+static void hash_batch(const struct ident *ident, const uint8_t *const *pages,
+                       size_t count, struct ident_full *ret)
+{
+    enum { CHUNKS = STORE_PAGE_SIZE / BLAKE3_CHUNK_LEN };
+    uint8_t level[CHUNKS][IDENT_BATCH][BLAKE3_OUT_LEN];
+    uint8_t leaves[IDENT_BATCH][CHUNKS][BLAKE3_OUT_LEN];
+    uint8_t parents[IDENT_BATCH][CHUNKS / 2][BLAKE3_OUT_LEN];
+    const uint8_t *inputs[IDENT_BATCH * 2];
+    const uint32_t *key = ident->page_key_words;
+
+    for (size_t j = 0; j < CHUNKS; j++) {
+        for (size_t i = 0; i < count; i++)
+            inputs[i] = pages[i] + j * BLAKE3_CHUNK_LEN;
+        blake3_hash_many(inputs, count, BLAKE3_CHUNK_LEN / BLAKE3_BLOCK_LEN,
+                         key, j, false, KEYED_HASH, CHUNK_START, CHUNK_END,
+                         level[j][0]);
+    }
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < CHUNKS; j++)
+            memcpy(leaves[i][j], level[j][i], BLAKE3_OUT_LEN);
+        inputs[2 * i] = leaves[i][0];
+        inputs[2 * i + 1] = leaves[i][2];
+    }
+    blake3_hash_many(inputs, 2 * count, 1, key, 0, false, KEYED_HASH | PARENT,
+                     0, 0, parents[0][0]);
+    for (size_t i = 0; i < count; i++)
+        inputs[i] = parents[i][0];
+    blake3_hash_many(inputs, count, 1, key, 0, false,
+                     KEYED_HASH | PARENT | ROOT, 0, 0, ret[0].bytes);
+}
+
+void ident_pages(const struct ident *ident, const uint8_t *const *pages,
+                 size_t count, struct ident_full *ret)
+{
+    for (size_t i = 0; i < count; i += IDENT_BATCH) {
+        size_t n = count - i < IDENT_BATCH ? count - i : IDENT_BATCH;
+
+        hash_batch(ident, pages + i, n, ret + i);
+    }
+}
+
+void ident_fingerprint(const struct ident *ident, const uint8_t *page,
+                       struct fingerprint *ret)
+{
+    XXH128_canonical_t canonical;
+
+    XXH128_canonicalFromHash(
+        &canonical, XXH3_128bits_withSecret(page, STORE_PAGE_SIZE,
+                                            ident->secret, IDENT_SECRET_SIZE));
+    memcpy(ret->bytes, canonical.digest, sizeof(ret->bytes));
+}
+
+struct chunk_id ident_short(const struct ident_full *full)
+{
+    struct chunk_id id;
+
+    memcpy(id.bytes, full->bytes, sizeof(id.bytes));
+    return id;
+}
+
+void ident_check(const void *data, size_t size, uint8_t ret[16])
+{
+    XXH128_canonical_t canonical;
+
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, size));
+    memcpy(ret, canonical.digest, 16);
+}
+
+bool ident_page_is_zero(const uint8_t *page)
+{
+    static const uint8_t zeros[256];
+
+    for (size_t i = 0; i < STORE_PAGE_SIZE; i += sizeof(zeros))
+        if (memcmp(page + i, zeros, sizeof(zeros)) != 0)
+            return false;
+    return true;
+}

@@ -1,0 +1,134 @@
+#ifndef STORE_INDEX_H
+#define STORE_INDEX_H
+
+/*
+ * The index: where each chunk lies, which packs and snapshots there are. An
+ * LMDB environment; everything about chunks and packs in it can be rebuilt
+ * from the packs, and every manifest lies in a pack too.
+ *
+ * All calls may be made from any thread and block on the disk; calls that
+ * write wait for other writers, in this and in other processes. Each call is
+ * one transaction.
+ */
+
+#include "store/ident.h"
+
+#include <stddef.h>
+
+struct index;
+
+/* Where a chunk lies. stored_size 0: nowhere. */
+struct chunk_place {
+    uint64_t pack_id;
+    uint32_t offset;
+    uint32_t stored_size;
+    uint8_t kind;  /* enum chunk_kind */
+    uint8_t codec; /* enum chunk_codec */
+};
+
+struct index_chunk {
+    struct chunk_id id;
+    struct chunk_place place;
+};
+
+struct index_pack {
+    uint64_t id;
+    uint64_t size;  /* bytes */
+    uint32_t count; /* chunks in it */
+};
+
+struct index_snapshot {
+    uint64_t seq;       /* order of the commits */
+    struct chunk_id id; /* the manifest's chunk */
+    uint64_t bytes_logical;
+    char name[STORE_NAME_MAX + 1];
+};
+
+/* Create the environment in the new directory `dir`. */
+int index_init(const char *dir, const uint8_t store_id[16],
+               struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Open the environment in `dir`. LMDB forbids a process to open one twice, so
+ * handles on one directory share it, by reference count; a child after fork
+ * gets its own. VN_E_CORRUPT: not there, or of another store.
+ */
+struct index *index_open(const char *dir, const uint8_t store_id[16],
+                         struct vn_err *err) VN_MUST_USE;
+void index_close(struct index *index); /* NULL is fine */
+
+/* ---- chunks and packs ------------------------------------------------- */
+
+/* Look up `count` ids, fastest when they are sorted. */
+int index_find(struct index *index, const struct chunk_id *ids, size_t count,
+               struct chunk_place *ret, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Enter packs that are durable, and their chunks, which are sorted by id. A
+ * chunk that is known already keeps its old place.
+ */
+int index_add(struct index *index, const struct index_pack *packs,
+              size_t pack_count, const struct index_chunk *chunks,
+              size_t chunk_count, struct vn_err *err) VN_MUST_USE;
+
+/* Take `count` pack numbers from the durable mark: never given out again. */
+int index_take_pack_ids(struct index *index, uint64_t count,
+                        uint64_t *ret_first, struct vn_err *err) VN_MUST_USE;
+
+/* The next packs with an id >= `from`, in order; at most `max`. */
+int index_list_packs(struct index *index, uint64_t from, size_t max,
+                     struct index_pack *ret, size_t *ret_count,
+                     struct vn_err *err) VN_MUST_USE;
+/* The next chunks with an id > *after (NULL: from the first), in order. */
+int index_list_chunks(struct index *index, const struct chunk_id *after,
+                      size_t max, struct index_chunk *ret, size_t *ret_count,
+                      struct vn_err *err) VN_MUST_USE;
+
+/* ---- snapshots -------------------------------------------------------- */
+
+/*
+ * The one transaction that makes a snapshot exist. Sets snapshot->seq; `pack`
+ * and `chunk` hold its manifest and are NULL when the chunk is known already.
+ * `series` and `number` raise the series' mark; series may be NULL.
+ * VN_E_EXISTS when the name is taken.
+ */
+int index_publish(struct index *index, struct index_snapshot *snapshot,
+                  const char *series, uint64_t number,
+                  const struct index_pack *pack,
+                  const struct index_chunk *chunk,
+                  struct vn_err *err) VN_MUST_USE;
+
+/* By name, or else by a prefix of the id in hex, 8 digits at least.
+ * VN_E_NOT_FOUND, also where the prefix fits several. */
+int index_find_snapshot(struct index *index, const char *text,
+                        struct index_snapshot *ret,
+                        struct vn_err *err) VN_MUST_USE;
+/* The newest whose name is `series`@N. */
+int index_find_latest(struct index *index, const char *series,
+                      struct index_snapshot *ret,
+                      struct vn_err *err) VN_MUST_USE;
+/* The next snapshots with seq >= `from`, oldest first; at most `max`. */
+int index_list_snapshots(struct index *index, uint64_t from, size_t max,
+                         struct index_snapshot *ret, size_t *ret_count,
+                         struct vn_err *err) VN_MUST_USE;
+/* Forget a snapshot, found as by index_find_snapshot(). */
+int index_delete_snapshot(struct index *index, const char *text,
+                          struct vn_err *err) VN_MUST_USE;
+/* The number after the highest that the series ever had: 1 at first. */
+int index_series_next(struct index *index, const char *series, uint64_t *ret,
+                      struct vn_err *err) VN_MUST_USE;
+
+/* Do the tables of snapshots agree? *ret_problem: "" or a sentence. */
+int index_check_snapshots(struct index *index, char ret_problem[256],
+                          struct vn_err *err) VN_MUST_USE;
+
+struct index_stats {
+    uint64_t snapshots;
+    uint64_t packs;
+    uint64_t chunks;
+    uint64_t bytes; /* LMDB pages in use */
+};
+int index_stats(struct index *index, struct index_stats *ret,
+                struct vn_err *err) VN_MUST_USE;
+
+#endif

@@ -1,0 +1,304 @@
+#include "store/index_internal.h"
+
+/*
+ * The LMDB environment of an index: opening, sharing, transactions, errors.
+ *
+ * Flags: the defaults (every commit synced, meta page last) with NOTLS, since
+ * threads come and go, and NORDAHEAD, since look-ups are random. WRITEMAP is
+ * not used: on a full disk it dies of SIGBUS where the default gets an error.
+ * NOSYNC is not used: a commit is the promise of the store. DUPSORT is not
+ * used: LMDB 0.9.24 has bugs in deleting from such tables.
+ *
+ * The map is address space, not disk: 1 TiB is about 10^10 chunks, 40 TiB of
+ * unique pages. Where the host refuses it, smaller sizes are tried.
+ *
+ * One environment a process: LMDB loses its locks when a file is opened twice,
+ * so open ones are listed by device and inode and shared. An entry made by
+ * the parent of a fork is not used by the child (LMDB forbids it) and not
+ * freed there either: the parent's locks must stay untouched.
+ */
+
+#include "common/auto.h"
+#include "common/fault.h"
+#include "common/io.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define READERS_MAX   1024
+#define SPACE_GONE    (1u << 20) /* free bytes below which EIO means full */
+#define MAP_SIZE      (1ull << 40)
+#define MAP_SIZE_LAST (1ull << 28)
+
+static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct index *registry; /* guarded by registry_lock */
+
+static const char *const table_names[TABLE_COUNT] = {
+    [TABLE_META] = "meta",     [TABLE_CHUNKS] = "chunks",
+    [TABLE_PACKS] = "packs",   [TABLE_SNAPSHOTS] = "snapshots",
+    [TABLE_NAMES] = "names",   [TABLE_IDS] = "ids",
+    [TABLE_SERIES] = "series",
+};
+
+static bool disk_is_full(const char *dir)
+{
+    struct statvfs st;
+
+    return statvfs(dir, &st) == 0 &&
+           (uint64_t)st.f_bavail * st.f_frsize < SPACE_GONE;
+}
+
+int index_fail(const struct index *index, int rc, const char *what,
+               struct vn_err *err)
+{
+    int code;
+
+    switch (rc) {
+    case MDB_MAP_FULL:
+    case MDB_MAP_RESIZED:
+    case MDB_READERS_FULL:
+    case MDB_TXN_FULL:
+        code = VN_E_LIMIT;
+        break;
+    case MDB_VERSION_MISMATCH:
+        code = VN_E_VERSION;
+        break;
+    default:
+        code = VN_E_CORRUPT;
+    }
+    if ((rc == EIO || rc == ENOSPC) && disk_is_full(index->dir))
+        rc = ENOSPC;
+    if (rc > 0)
+        return vn_fail(err, rc, "index '%s': %s", index->dir, what);
+    return vn_fail(err, code, "index '%s': %s: %s", index->dir, what,
+                   mdb_strerror(rc));
+}
+
+int index_begin(struct index *index, unsigned flags, MDB_txn **ret,
+                struct vn_err *err)
+{
+    int rc = mdb_txn_begin(index->env, NULL, flags, ret);
+
+    if (rc == MDB_READERS_FULL) {
+        int dead;
+
+        mdb_reader_check(index->env, &dead);
+        rc = mdb_txn_begin(index->env, NULL, flags, ret);
+    }
+    return rc ? index_fail(index, rc, "begin a transaction", err) : 0;
+}
+
+int index_commit(struct index *index, MDB_txn **txn, struct vn_err *err)
+{
+    MDB_txn *taken = vn_steal(txn);
+    int rc;
+
+    if (fault_hit("store.index.commit")) {
+        mdb_txn_abort(taken);
+        return vn_fail(err, EIO, "index '%s': commit", index->dir);
+    }
+    rc = mdb_txn_commit(taken);
+    if (rc)
+        return index_fail(index, rc, "commit", err);
+    /* For "kill": what was committed is durable from here on. */
+    (void)fault_hit("store.index.committed");
+    return 0;
+}
+
+int index_get_u64(struct index *index, MDB_txn *txn, enum index_table table,
+                  MDB_val key, uint64_t otherwise, uint64_t *ret,
+                  struct vn_err *err)
+{
+    MDB_val value;
+    int rc = mdb_get(txn, index->tables[table], &key, &value);
+    uint64_t number;
+
+    if (rc == MDB_NOTFOUND) {
+        *ret = otherwise;
+        return 0;
+    }
+    if (rc)
+        return index_fail(index, rc, "read a number", err);
+    if (value.mv_size != sizeof(number))
+        return vn_fail(err, VN_E_CORRUPT,
+                       "index '%s': a number of %zu bytes in '%s'", index->dir,
+                       value.mv_size, table_names[table]);
+    memcpy(&number, value.mv_data, sizeof(number));
+    *ret = le64toh(number);
+    return 0;
+}
+
+int index_put_u64(struct index *index, MDB_txn *txn, enum index_table table,
+                  MDB_val key, uint64_t value, struct vn_err *err)
+{
+    uint64_t number = htole64(value);
+    MDB_val data = {.mv_size = sizeof(number), .mv_data = &number};
+    int rc = mdb_put(txn, index->tables[table], &key, &data, 0);
+
+    return rc ? index_fail(index, rc, "write a number", err) : 0;
+}
+
+/* ---- opening ---------------------------------------------------------- */
+
+static int try_env(struct index *index, uint64_t map_size, struct vn_err *err)
+{
+    int rc = mdb_env_create(&index->env);
+
+    if (rc)
+        return vn_fail(err, rc, "index '%s': create", index->dir);
+    mdb_env_set_mapsize(index->env, map_size);
+    mdb_env_set_maxdbs(index->env, TABLE_COUNT);
+    mdb_env_set_maxreaders(index->env, READERS_MAX);
+    rc = mdb_env_open(index->env, index->dir, MDB_NOTLS | MDB_NORDAHEAD, 0600);
+    if (rc == 0)
+        return 0;
+    mdb_env_close(index->env);
+    index->env = NULL;
+    if ((rc == ENOMEM || rc == EINVAL) && map_size > MAP_SIZE_LAST)
+        return 1;
+    return index_fail(index, rc, "open", err);
+}
+
+static int open_tables(struct index *index, unsigned flags, MDB_txn *txn,
+                       struct vn_err *err)
+{
+    for (int i = 0; i < TABLE_COUNT; i++) {
+        int rc = mdb_dbi_open(txn, table_names[i], flags, &index->tables[i]);
+
+        if (rc)
+            return index_fail(index, rc, table_names[i], err);
+    }
+    return 0;
+}
+
+static void index_free(struct index *index)
+{
+    if (!index)
+        return;
+    if (index->env)
+        mdb_env_close(index->env);
+    free(index->dir);
+    free(index);
+}
+VN_AUTO_DEFINE(index_new, struct index *, index_free)
+
+static struct index *open_env(const char *dir, struct vn_err *err)
+{
+    struct index *index = vn_alloc(sizeof(*index));
+    uint64_t map_size = MAP_SIZE;
+    int result;
+    int dead;
+
+    index->dir = vn_strdup(dir);
+    index->pid = getpid();
+    index->users = 1;
+    while ((result = try_env(index, map_size, err)) > 0)
+        map_size /= 4;
+    if (result < 0) {
+        index_free(index);
+        return NULL;
+    }
+    mdb_reader_check(index->env, &dead);
+    return index;
+}
+
+int index_init(const char *dir, const uint8_t store_id[16], struct vn_err *err)
+{
+    MDB_val id = {.mv_size = 16, .mv_data = (uint8_t *)(uintptr_t)store_id};
+    vn_auto(index_new) struct index *index = open_env(dir, err);
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+    MDB_val key = index_key_text("store_id");
+    int rc;
+
+    if (!index || index_begin(index, 0, &txn, err) < 0 ||
+        open_tables(index, MDB_CREATE, txn, err) < 0)
+        return -1;
+    rc = mdb_put(txn, index->tables[TABLE_META], &key, &id, 0);
+    if (rc)
+        return index_fail(index, rc, "write the store's id", err);
+    if (index_put_u64(index, txn, TABLE_META, index_key_text("format"),
+                      INDEX_FORMAT, err) < 0)
+        return -1;
+    return index_commit(index, &txn, err);
+}
+
+static int check_meta(struct index *index, const uint8_t store_id[16],
+                      struct vn_err *err)
+{
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+    MDB_val key = index_key_text("store_id");
+    uint64_t format = 0;
+    MDB_val id;
+
+    if (index_begin(index, MDB_RDONLY, &txn, err) < 0 ||
+        open_tables(index, 0, txn, err) < 0 ||
+        index_get_u64(index, txn, TABLE_META, index_key_text("format"), 0,
+                      &format, err) < 0)
+        return -1;
+    if (format != INDEX_FORMAT)
+        return vn_fail(err, VN_E_VERSION,
+                       "index '%s' has format %llu, this program knows "
+                       "format %u",
+                       index->dir, (unsigned long long)format, INDEX_FORMAT);
+    if (mdb_get(txn, index->tables[TABLE_META], &key, &id) != 0 ||
+        id.mv_size != 16 || memcmp(id.mv_data, store_id, 16) != 0)
+        return vn_fail(err, VN_E_CORRUPT,
+                       "index '%s' belongs to another store", index->dir);
+    /* Committing a reader keeps the handles of the tables open. */
+    return mdb_txn_commit(vn_steal(&txn)) == 0
+               ? 0
+               : vn_fail(err, VN_E_CORRUPT, "index '%s': tables", index->dir);
+}
+
+struct index *index_open(const char *dir, const uint8_t store_id[16],
+                         struct vn_err *err)
+{
+    vn_auto(free) char *data = vn_format("%s/data.mdb", dir);
+    struct index *index;
+    struct stat st;
+
+    /* LMDB would make an empty one, and the snapshots seem to be gone. */
+    if (stat(data, &st) < 0 && errno == ENOENT)
+        return vn_fail_ptr(err, VN_E_CORRUPT, "there is no index '%s'", data);
+    if (stat(data, &st) < 0)
+        return vn_fail_ptr(err, errno, "index '%s'", data);
+    vn_lock_scope(&registry_lock);
+    for (index = registry; index; index = index->next)
+        if (index->dev == st.st_dev && index->ino == st.st_ino &&
+            index->pid == getpid()) {
+            index->users++;
+            return index;
+        }
+    index = open_env(dir, err);
+    if (!index)
+        return NULL;
+    if (check_meta(index, store_id, err) < 0) {
+        index_free(index);
+        return NULL;
+    }
+    index->dev = st.st_dev;
+    index->ino = st.st_ino;
+    index->next = registry;
+    registry = index;
+    return index;
+}
+
+void index_close(struct index *index)
+{
+    struct index **link = &registry;
+
+    if (!index)
+        return;
+    vn_lock_scope(&registry_lock);
+    if (--index->users > 0 || index->pid != getpid())
+        return;
+    while (*link != index)
+        link = &(*link)->next;
+    *link = index->next;
+    index_free(index);
+}

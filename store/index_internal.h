@@ -1,0 +1,96 @@
+#ifndef STORE_INDEX_INTERNAL_H
+#define STORE_INDEX_INTERNAL_H
+
+/* Shared by index.c, index_env.c and index_snapshot.c only. */
+
+#include "store/index.h"
+
+#include <endian.h>
+#include <lmdb.h>
+#include <sys/types.h>
+
+#define INDEX_FORMAT 1u
+
+/*
+ * The tables. Numbers in keys are big-endian, so that they sort; in values
+ * little-endian.
+ */
+enum index_table {
+    TABLE_META,      /* text -> see below */
+    TABLE_CHUNKS,    /* chunk id -> place, 16 bytes */
+    TABLE_PACKS,     /* pack id -> size, count, state */
+    TABLE_SNAPSHOTS, /* seq -> chunk id, bytes_logical, name */
+    TABLE_NAMES,     /* name -> seq */
+    TABLE_IDS,       /* chunk id of the manifest -> seq */
+    TABLE_SERIES,    /* series -> highest number it ever had */
+    TABLE_COUNT,
+};
+
+struct index {
+    MDB_env *env;
+    MDB_dbi tables[TABLE_COUNT];
+    char *dir;
+    /* The registry of open environments. */
+    struct index *next;
+    dev_t dev;
+    ino_t ino;
+    pid_t pid;
+    unsigned users;
+};
+
+/* Raise an LMDB result as a sentence beginning with the index's path. */
+int index_fail(const struct index *index, int rc, const char *what,
+               struct vn_err *err);
+
+int index_begin(struct index *index, unsigned flags, MDB_txn **ret,
+                struct vn_err *err) VN_MUST_USE;
+/* Takes the transaction in any case: *txn is NULL afterwards. */
+int index_commit(struct index *index, MDB_txn **txn,
+                 struct vn_err *err) VN_MUST_USE;
+
+static inline void index_txn_abort(MDB_txn *txn)
+{
+    if (txn)
+        mdb_txn_abort(txn);
+}
+VN_AUTO_DEFINE(index_txn, MDB_txn *, index_txn_abort)
+
+static inline void index_cursor_close(MDB_cursor *cursor)
+{
+    if (cursor)
+        mdb_cursor_close(cursor);
+}
+VN_AUTO_DEFINE(index_cursor, MDB_cursor *, index_cursor_close)
+
+static inline MDB_val index_key_text(const char *text)
+{
+    return (MDB_val){.mv_size = __builtin_strlen(text),
+                     .mv_data = (char *)(uintptr_t)text};
+}
+
+static inline MDB_val index_key_id(const struct chunk_id *id)
+{
+    return (MDB_val){.mv_size = sizeof(*id),
+                     .mv_data = (uint8_t *)(uintptr_t)id->bytes};
+}
+
+/* `space` holds the key. */
+static inline MDB_val index_key_u64(uint64_t number, uint64_t *space)
+{
+    *space = htobe64(number);
+    return (MDB_val){.mv_size = sizeof(*space), .mv_data = space};
+}
+
+/* Values of one number; VN_E_CORRUPT when a value has another size. */
+int index_get_u64(struct index *index, MDB_txn *txn, enum index_table table,
+                  MDB_val key, uint64_t otherwise, uint64_t *ret,
+                  struct vn_err *err) VN_MUST_USE;
+int index_put_u64(struct index *index, MDB_txn *txn, enum index_table table,
+                  MDB_val key, uint64_t value, struct vn_err *err) VN_MUST_USE;
+
+int index_add_in(struct index *index, MDB_txn *txn,
+                 const struct index_pack *packs, size_t pack_count,
+                 const struct index_chunk *chunks, size_t chunk_count,
+                 struct vn_err *err) VN_MUST_USE;
+
+#endif

@@ -1,0 +1,398 @@
+#include "store/pack.h"
+
+/*
+ * Packs: building and parsing, in memory.
+ *
+ *     header     magic "VNSTPACK", u32 version, u32 0, store id[16],
+ *                u64 pack id, u64 0, check[16] of the 48 bytes before
+ *     chunks     one after the other, without gaps
+ *     directory  an entry a chunk, in the order of the chunks
+ *     footer     magic "VNSTPEND", u32 version, u32 chunk count,
+ *                u64 directory offset, u64 pack id, check of the chunks,
+ *                check of the directory, check of the 64 bytes before
+ *
+ * All numbers little-endian; checks are XXH3-128, canonical. The checks find
+ * accidents quickly; what protects content is the id of each chunk, which is
+ * compared whenever one is read.
+ *
+ * Why the directory is at the end: a pack is then written in one pass by an
+ * engine that only knows "put an object". Why it is in the pack at all: the
+ * index can be rebuilt from packs alone, with full 32-byte ids.
+ *
+ * Limits: offsets are 32 bits and a pack is at most 64 MiB, which leaves room
+ * for the largest manifest (32 MiB) beside a full pack of pages.
+ */
+
+#include "common/buf.h"
+#include "common/cursor.h"
+#include "store/map_node.h"
+
+#include <assert.h>
+#include <lz4.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MANIFEST_RAW_MAX (32u << 20)
+#define PACK_ALIGN       4096u
+#define PACK_FIRST_SIZE  (9u << 20)
+
+static const char header_magic[8] = "VNSTPACK";
+static const char footer_magic[8] = "VNSTPEND";
+
+struct pack_builder {
+    uint8_t store_id[16];
+    uint8_t *data; /* PACK_ALIGN aligned; header space, then chunks */
+    size_t size;
+    size_t capacity;
+    struct buf directory; /* encoded entries */
+};
+
+struct pack_builder *pack_builder_new(const uint8_t store_id[16])
+{
+    struct pack_builder *b = vn_alloc(sizeof(*b));
+
+    memcpy(b->store_id, store_id, sizeof(b->store_id));
+    buf_init(&b->directory, PACK_SIZE_MAX);
+    b->size = PACK_HEADER_SIZE;
+    return b;
+}
+
+void pack_builder_free(struct pack_builder *b)
+{
+    if (!b)
+        return;
+    free(b->data);
+    buf_done(&b->directory);
+    free(b);
+}
+
+void pack_builder_reset(struct pack_builder *b)
+{
+    b->size = PACK_HEADER_SIZE;
+    b->directory.size = 0;
+}
+
+size_t pack_builder_count(const struct pack_builder *b)
+{
+    return b->directory.size / PACK_ENTRY_SIZE;
+}
+
+size_t pack_builder_size(const struct pack_builder *b)
+{
+    return b->size + b->directory.size + PACK_FOOTER_SIZE;
+}
+
+/* Room for `more` bytes after those in use, and for padding. */
+static int builder_reserve(struct pack_builder *b, size_t more,
+                           struct vn_err *err)
+{
+    size_t wanted = b->size + more + PACK_ALIGN;
+    size_t capacity = b->capacity ? b->capacity : PACK_FIRST_SIZE;
+    uint8_t *data;
+
+    if (wanted > PACK_SIZE_MAX + PACK_ALIGN)
+        return vn_fail(err, VN_E_LIMIT, "a pack would pass %u MiB",
+                       PACK_SIZE_MAX >> 20);
+    if (b->data && wanted <= b->capacity)
+        return 0;
+    while (capacity < wanted)
+        capacity *= 2;
+    data = aligned_alloc(PACK_ALIGN, capacity);
+    if (!data)
+        return vn_fail(err, VN_E_LIMIT, "no memory for a pack of %zu bytes",
+                       capacity);
+    if (b->data)
+        memcpy(data, b->data, b->size);
+    else
+        memset(data, 0, PACK_HEADER_SIZE);
+    free(b->data);
+    b->data = data;
+    b->capacity = capacity;
+    return 0;
+}
+
+static void entry_encode(struct buf *out, const struct pack_entry *entry)
+{
+    buf_put(out, entry->id.bytes, sizeof(entry->id.bytes));
+    buf_put_u8(out, entry->kind);
+    buf_put_u8(out, entry->codec);
+    buf_put_le16(out, 0);
+    buf_put_le32(out, entry->offset);
+    buf_put_le32(out, entry->stored_size);
+    buf_put_le32(out, entry->raw_size);
+}
+
+int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
+                     const struct ident_full *id, const void *data, size_t size,
+                     struct pack_entry *ret, struct vn_err *err)
+{
+    struct pack_entry entry = {.id = *id,
+                               .kind = (uint8_t)kind,
+                               .codec = CODEC_LZ4,
+                               .offset = (uint32_t)b->size,
+                               .raw_size = (uint32_t)size};
+    int packed;
+
+    assert(size > 0 && size <= pack_raw_limit(kind));
+    if (builder_reserve(b, size + PACK_ENTRY_SIZE, err) < 0)
+        return -1;
+    packed = LZ4_compress_default(data, (char *)b->data + b->size, (int)size,
+                                  (int)size - 1);
+    if (packed <= 0) {
+        entry.codec = CODEC_RAW;
+        memcpy(b->data + b->size, data, size);
+        packed = (int)size;
+    }
+    entry.stored_size = (uint32_t)packed;
+    entry_encode(&b->directory, &entry);
+    if (buf_check(&b->directory, "a pack's directory", err) < 0)
+        return -1;
+    b->size += entry.stored_size;
+    *ret = entry;
+    return 0;
+}
+
+static void header_encode(const struct pack_builder *b, uint64_t pack_id)
+{
+    vn_auto(buf) struct buf out;
+    uint8_t check[16];
+
+    buf_init(&out, PACK_HEADER_SIZE);
+    buf_put(&out, header_magic, sizeof(header_magic));
+    buf_put_le32(&out, PACK_VERSION);
+    buf_put_le32(&out, 0);
+    buf_put(&out, b->store_id, sizeof(b->store_id));
+    buf_put_le64(&out, pack_id);
+    buf_put_le64(&out, 0);
+    ident_check(out.data, out.size, check);
+    buf_put(&out, check, sizeof(check));
+    assert(out.size == PACK_HEADER_SIZE && !out.broken);
+    memcpy(b->data, out.data, out.size);
+}
+
+/* Where the chunks end and the directory was copied behind them. */
+static void footer_encode(const struct pack_builder *b, uint64_t pack_id,
+                          uint8_t *to)
+{
+    vn_auto(buf) struct buf out;
+    uint8_t check[16];
+
+    buf_init(&out, PACK_FOOTER_SIZE);
+    buf_put(&out, footer_magic, sizeof(footer_magic));
+    buf_put_le32(&out, PACK_VERSION);
+    buf_put_le32(&out, (uint32_t)pack_builder_count(b));
+    buf_put_le64(&out, b->size);
+    buf_put_le64(&out, pack_id);
+    ident_check(b->data + PACK_HEADER_SIZE, b->size - PACK_HEADER_SIZE, check);
+    buf_put(&out, check, sizeof(check));
+    ident_check(b->directory.data, b->directory.size, check);
+    buf_put(&out, check, sizeof(check));
+    ident_check(out.data, out.size, check);
+    buf_put(&out, check, sizeof(check));
+    assert(out.size == PACK_FOOTER_SIZE && !out.broken);
+    memcpy(to, out.data, out.size);
+}
+
+int pack_builder_finish(struct pack_builder *b, uint64_t pack_id,
+                        uint8_t **ret_data, size_t *ret_size,
+                        struct vn_err *err)
+{
+    size_t size = pack_builder_size(b);
+    size_t padded = (size + PACK_ALIGN - 1) / PACK_ALIGN * PACK_ALIGN;
+
+    assert(pack_builder_count(b) > 0 && pack_id <= PACK_ID_MAX);
+    if (builder_reserve(b, size - b->size, err) < 0)
+        return -1;
+    header_encode(b, pack_id);
+    memcpy(b->data + b->size, b->directory.data, b->directory.size);
+    footer_encode(b, pack_id, b->data + size - PACK_FOOTER_SIZE);
+    memset(b->data + size, 0, padded - size);
+    *ret_data = b->data;
+    *ret_size = size;
+    return 0;
+}
+
+size_t pack_raw_limit(unsigned kind)
+{
+    switch (kind) {
+    case CHUNK_PAGE:
+        return STORE_PAGE_SIZE;
+    case CHUNK_LEAF:
+        return MAP_LEAF_SIZE;
+    case CHUNK_INNER:
+        return MAP_INNER_SIZE;
+    case CHUNK_MANIFEST:
+        return MANIFEST_RAW_MAX;
+    default:
+        return 0;
+    }
+}
+
+int pack_decode(unsigned kind, unsigned codec, const void *stored,
+                size_t stored_size, uint8_t *out, size_t *ret_size,
+                struct vn_err *err)
+{
+    size_t limit = pack_raw_limit(kind);
+    int size;
+
+    if (limit == 0)
+        return vn_fail(err, VN_E_CORRUPT, "unknown kind %u", kind);
+    if (stored_size == 0 || stored_size > limit)
+        return vn_fail(err, VN_E_CORRUPT, "%zu bytes stored for a %s",
+                       stored_size, chunk_kind_name(kind));
+    if (codec == CODEC_RAW) {
+        memcpy(out, stored, stored_size);
+        *ret_size = stored_size;
+        return 0;
+    }
+    if (codec != CODEC_LZ4)
+        return vn_fail(err, VN_E_CORRUPT, "unknown codec %u", codec);
+    size = LZ4_decompress_safe(stored, (char *)out, (int)stored_size,
+                               (int)limit);
+    if (size <= 0)
+        return vn_fail(err, VN_E_CORRUPT, "does not decompress");
+    *ret_size = (size_t)size;
+    return 0;
+}
+
+/* ---- reading ---------------------------------------------------------- */
+
+static bool check_matches(const void *data, size_t size, const uint8_t *wanted)
+{
+    uint8_t check[16];
+
+    ident_check(data, size, check);
+    return memcmp(check, wanted, sizeof(check)) == 0;
+}
+
+static int entry_parse(struct cursor *c, uint32_t offset, uint64_t end,
+                       struct pack_entry *ret, struct vn_err *err)
+{
+    const uint8_t *id = cursor_take(c, IDENT_FULL_SIZE);
+    struct pack_entry entry = {0};
+
+    entry.kind = cursor_u8(c);
+    entry.codec = cursor_u8(c);
+    (void)cursor_le16(c);
+    entry.offset = cursor_le32(c);
+    entry.stored_size = cursor_le32(c);
+    entry.raw_size = cursor_le32(c);
+    if (!id || c->failed)
+        return vn_fail(err, VN_E_CORRUPT, "the directory is cut short");
+    memcpy(entry.id.bytes, id, IDENT_FULL_SIZE);
+    if (entry.offset != offset || entry.stored_size == 0 ||
+        entry.stored_size > end - offset)
+        return vn_fail(err, VN_E_CORRUPT,
+                       "the directory has a chunk at %u of %u bytes where one "
+                       "at %u is due",
+                       entry.offset, entry.stored_size, offset);
+    if (entry.raw_size == 0 || entry.raw_size > pack_raw_limit(entry.kind) ||
+        entry.stored_size > entry.raw_size || entry.codec > CODEC_LZ4)
+        return vn_fail(err, VN_E_CORRUPT,
+                       "the directory has a chunk of kind %u, codec %u, %u "
+                       "bytes from %u",
+                       entry.kind, entry.codec, entry.raw_size,
+                       entry.stored_size);
+    *ret = entry;
+    return 0;
+}
+
+static int directory_parse(const uint8_t *data, uint64_t directory_offset,
+                           struct pack *pack, struct vn_err *err)
+{
+    size_t size = (size_t)pack->count * PACK_ENTRY_SIZE;
+    struct cursor c = cursor_of(data + directory_offset, size);
+    uint64_t offset = PACK_HEADER_SIZE;
+
+    for (uint32_t i = 0; i < pack->count; i++) {
+        if (entry_parse(&c, (uint32_t)offset, directory_offset,
+                        &pack->entries[i], err) < 0)
+            return -1;
+        offset += pack->entries[i].stored_size;
+    }
+    if (offset != directory_offset)
+        return vn_fail(err, VN_E_CORRUPT,
+                       "its chunks end at %llu, its directory begins at %llu",
+                       (unsigned long long)offset,
+                       (unsigned long long)directory_offset);
+    return 0;
+}
+
+/* The damage below the directory, if any; see pack_parse(). */
+static void find_damage(const uint8_t *data, uint64_t directory_offset,
+                        const uint8_t *chunks_check, struct pack *pack,
+                        char ret_damage[128])
+{
+    struct cursor c = cursor_of(data, PACK_HEADER_SIZE);
+    const uint8_t *magic = cursor_take(&c, sizeof(header_magic));
+    uint32_t version = cursor_le32(&c);
+    uint32_t flags = cursor_le32(&c);
+    const uint8_t *store_id = cursor_take(&c, sizeof(pack->store_id));
+    uint64_t id = cursor_le64(&c);
+    const char *what = NULL;
+
+    memcpy(pack->store_id, store_id, sizeof(pack->store_id));
+    if (memcmp(magic, header_magic, sizeof(header_magic)) != 0 ||
+        !check_matches(data, PACK_HEADER_SIZE - 16,
+                       data + PACK_HEADER_SIZE - 16))
+        what = "its header is damaged";
+    else if (version != PACK_VERSION || flags != 0 || id != pack->id)
+        what = "its header and its footer do not agree";
+    else if (!check_matches(data + PACK_HEADER_SIZE,
+                            directory_offset - PACK_HEADER_SIZE, chunks_check))
+        what = "the checksum of its chunks does not match";
+    snprintf(ret_damage, 128, "%s", what ? what : "");
+}
+
+int pack_parse(const uint8_t *data, size_t size, struct pack *ret,
+               char ret_damage[128], struct vn_err *err)
+{
+    struct pack pack = {0};
+    const uint8_t *footer;
+    const uint8_t *chunks_check;
+    const uint8_t *directory_check;
+    uint64_t directory_offset;
+    uint32_t version;
+    struct cursor c;
+
+    if (size < PACK_HEADER_SIZE + PACK_FOOTER_SIZE || size > PACK_SIZE_MAX)
+        return vn_fail(err, VN_E_CORRUPT, "it has %zu bytes", size);
+    footer = data + size - PACK_FOOTER_SIZE;
+    c = cursor_of(footer, PACK_FOOTER_SIZE);
+    if (memcmp(cursor_take(&c, 8), footer_magic, 8) != 0 ||
+        !check_matches(footer, PACK_FOOTER_SIZE - 16,
+                       footer + PACK_FOOTER_SIZE - 16))
+        return vn_fail(err, VN_E_CORRUPT, "its footer is damaged");
+    version = cursor_le32(&c);
+    if (version != PACK_VERSION)
+        return vn_fail(err, VN_E_VERSION,
+                       "it has format %u, this program knows format %u",
+                       version, PACK_VERSION);
+    pack.count = cursor_le32(&c);
+    directory_offset = cursor_le64(&c);
+    pack.id = cursor_le64(&c);
+    chunks_check = cursor_take(&c, 16);
+    directory_check = cursor_take(&c, 16);
+    if (pack.count == 0 || pack.count > size / PACK_ENTRY_SIZE ||
+        directory_offset < PACK_HEADER_SIZE ||
+        directory_offset !=
+            size - PACK_FOOTER_SIZE - (size_t)pack.count * PACK_ENTRY_SIZE)
+        return vn_fail(err, VN_E_CORRUPT, "its size does not fit its footer");
+    if (!check_matches(data + directory_offset,
+                       (size_t)pack.count * PACK_ENTRY_SIZE, directory_check))
+        return vn_fail(err, VN_E_CORRUPT, "its directory is damaged");
+    pack.entries = vn_alloc(pack.count * sizeof(*pack.entries));
+    if (directory_parse(data, directory_offset, &pack, err) < 0) {
+        pack_done(&pack);
+        return -1;
+    }
+    find_damage(data, directory_offset, chunks_check, &pack, ret_damage);
+    *ret = pack;
+    return 0;
+}
+
+void pack_done(struct pack *pack)
+{
+    free(pack->entries);
+    *pack = (struct pack){0};
+}

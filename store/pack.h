@@ -1,0 +1,103 @@
+#ifndef STORE_PACK_H
+#define STORE_PACK_H
+
+/*
+ * A pack: an immutable, self-describing run of compressed chunks, built and
+ * read in memory. Nothing here does I/O. Format: docs/formats/store.md.
+ *
+ *     header (64) | chunks | directory (48 a chunk) | footer (80)
+ */
+
+#include "store/ident.h"
+
+#define PACK_VERSION     1u
+#define PACK_HEADER_SIZE 64u
+#define PACK_ENTRY_SIZE  48u
+#define PACK_FOOTER_SIZE 80u
+
+/* A pack is written when its chunks pass this size. */
+#define PACK_TARGET_SIZE (8u << 20)
+/* Most bytes in one pack; only a huge manifest makes one larger than 9 MiB. */
+#define PACK_SIZE_MAX (64u << 20)
+/* Ids are 48 bits wide in the index. */
+#define PACK_ID_MAX ((1ull << 48) - 1)
+
+enum chunk_codec {
+    CODEC_RAW = 0,
+    CODEC_LZ4 = 1, /* LZ4 block */
+};
+
+/* One line of a pack's directory. */
+struct pack_entry {
+    struct ident_full id;
+    uint8_t kind;         /* enum chunk_kind */
+    uint8_t codec;        /* enum chunk_codec */
+    uint32_t offset;      /* from the start of the pack */
+    uint32_t stored_size; /* bytes in the pack */
+    uint32_t raw_size;    /* bytes after decompression */
+};
+
+/* ---- building --------------------------------------------------------- */
+
+struct pack_builder;
+
+struct pack_builder *pack_builder_new(const uint8_t store_id[16]);
+void pack_builder_free(struct pack_builder *b); /* NULL is fine */
+
+/*
+ * Compress and append one chunk; *ret describes where it lies, its offset
+ * being final. `size` is at most the kind's limit (pack_raw_limit()).
+ * VN_E_LIMIT when the pack would pass PACK_SIZE_MAX.
+ */
+int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
+                     const struct ident_full *id, const void *data, size_t size,
+                     struct pack_entry *ret, struct vn_err *err) VN_MUST_USE;
+size_t pack_builder_count(const struct pack_builder *b);
+/* Bytes that the finished pack would have now. */
+size_t pack_builder_size(const struct pack_builder *b);
+
+/*
+ * Write head, directory and footer for pack `pack_id`. *ret_data is aligned
+ * to 4096, its allocation reaches to the next multiple of 4096 and is zeroed
+ * there; it belongs to the builder and lives until the next reset or free.
+ */
+int pack_builder_finish(struct pack_builder *b, uint64_t pack_id,
+                        uint8_t **ret_data, size_t *ret_size,
+                        struct vn_err *err) VN_MUST_USE;
+/* Empty it for the next pack. */
+void pack_builder_reset(struct pack_builder *b);
+
+/* ---- reading ---------------------------------------------------------- */
+
+/* Most bytes a chunk of that kind holds raw; 0 for an unknown kind. */
+size_t pack_raw_limit(unsigned kind);
+
+/*
+ * Undo the codec: into `out`, which holds pack_raw_limit(kind) bytes. Nothing
+ * is trusted about `stored`. VN_E_CORRUPT.
+ */
+int pack_decode(unsigned kind, unsigned codec, const void *stored,
+                size_t stored_size, uint8_t *out, size_t *ret_size,
+                struct vn_err *err) VN_MUST_USE;
+
+struct pack {
+    uint64_t id;
+    uint8_t store_id[16];
+    uint32_t count;
+    struct pack_entry *entries; /* owned */
+};
+
+/*
+ * Parse a whole pack that lies in memory, checking every checksum, bound and
+ * overlap; chunks themselves are not decoded. Damage below the directory
+ * (header, chunks) is reported only after the directory was read: then
+ * *ret_damage holds a sentence and the entries are still given, so that verify
+ * can tell which chunks are whole. Where it is whole *ret_damage is empty.
+ * Fails with VN_E_CORRUPT or VN_E_VERSION when there is no usable directory.
+ * pack_done() frees the entries.
+ */
+int pack_parse(const uint8_t *data, size_t size, struct pack *ret,
+               char ret_damage[128], struct vn_err *err) VN_MUST_USE;
+void pack_done(struct pack *pack);
+
+#endif

@@ -1,0 +1,280 @@
+#include "store/store_internal.h"
+
+/*
+ * Snapshots: commit, load, list, delete.
+ *
+ * A manifest is a chunk like others: its text without "id" is stored in a
+ * pack of its own, and its chunk id is the snapshot's id. So a manifest
+ * proves itself when it is read, and lies in the packs when the index is lost.
+ *
+ * Commit: check the document; walk the maps of all objects (a snapshot whose
+ * chunks are not all in the index is refused); write the pack with the
+ * manifest and wait until it is durable; one index transaction, which
+ * re-checks that the name is free. That transaction is the commit: before it
+ * the snapshot does not exist, after it it is complete and durable.
+ *
+ * Numbers: the index keeps for each series the highest number that it ever had,
+ * so a number never comes back after a delete. store_next_name() reserves
+ * nothing: when two commit at once one gets VN_E_EXISTS and asks again.
+ */
+
+#include "common/fault.h"
+#include "common/io.h"
+#include "common/jsonx.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_BATCH 256u
+
+/* ---- commit ----------------------------------------------------------- */
+
+static int check_maps(struct store *store, const json_t *manifest,
+                      struct vn_err *err)
+{
+    json_t *objects = json_object_get(manifest, "objects");
+    struct map_root root;
+    const char *name;
+    json_t *entry;
+
+    json_object_foreach(objects, name, entry)
+        if (manifest_parse_root(entry, &root, err) < 0 ||
+            map_walk_check(store, &root, err) < 0)
+            return vn_wrap(err, "object '%.200s'", name);
+    return 0;
+}
+
+/* The document as it is stored. Caller frees. */
+static char *stored_text(const json_t *manifest)
+{
+    vn_auto(json) json_t *copy = json_object();
+
+    /* Shallow: only the member "id" differs. */
+    if (json_object_update(copy, (json_t *)(uintptr_t)manifest) < 0)
+        abort();
+    json_object_del(copy, "id");
+    return jsonx_text(copy);
+}
+
+/* Put the manifest into a pack of its own, durably. */
+static int write_manifest(struct store *store, const struct ident_full *id,
+                          const char *text, size_t size,
+                          struct index_pack *ret_pack,
+                          struct index_chunk *ret_chunk, struct vn_err *err)
+{
+    struct pack_builder *builder = pack_builder_new(store->config.store_id);
+    struct pack_entry entry;
+    uint64_t pack_id;
+    int result = -1;
+
+    if (index_take_pack_ids(store->index, 1, &pack_id, err) == 0 &&
+        pack_builder_add(builder, CHUNK_MANIFEST, id, text, size, &entry,
+                         err) == 0 &&
+        store_put_pack(store, builder, pack_id, ret_pack, err) == 0)
+        result = 0;
+    pack_builder_free(builder);
+    if (result < 0)
+        return -1;
+    *ret_chunk = (struct index_chunk){
+        .id = ident_short(id),
+        .place = {.pack_id = pack_id,
+                  .offset = entry.offset,
+                  .stored_size = entry.stored_size,
+                  .kind = entry.kind,
+                  .codec = entry.codec},
+    };
+    return 0;
+}
+
+static int publish(struct store *store, struct index_snapshot *snapshot,
+                   const struct ident_full *id, const char *text,
+                   struct vn_err *err)
+{
+    char series[STORE_NAME_MAX + 1];
+    struct chunk_place place;
+    struct index_chunk chunk;
+    struct index_pack pack;
+    uint64_t number = 0;
+    bool numbered = manifest_split_name(snapshot->name, series, &number);
+    bool known;
+
+    if (index_find(store->index, &snapshot->id, 1, &place, err) < 0)
+        return -1;
+    known = place.stored_size > 0; /* deleted, and committed once more */
+    if (!known && write_manifest(store, id, text, strlen(text), &pack, &chunk,
+                                 err) < 0)
+        return -1;
+    return index_publish(store->index, snapshot, numbered ? series : NULL,
+                         number, known ? NULL : &pack, known ? NULL : &chunk,
+                         err);
+}
+
+static int check_name_free(struct store *store, const char *name,
+                           struct vn_err *err)
+{
+    struct index_snapshot row;
+    struct vn_err none = VN_ERR_INIT;
+
+    if (index_find_snapshot(store->index, name, &row, &none) == 0 &&
+        strcmp(row.name, name) == 0)
+        return vn_fail(err, VN_E_EXISTS, "there is a snapshot '%s' already",
+                       name);
+    return 0;
+}
+
+int store_commit(struct store *store, json_t *manifest, struct vn_err *err)
+{
+    vn_auto(free) char *text = NULL;
+    struct index_snapshot snapshot = {0};
+    char hex[2 * STORE_ID_SIZE + 1];
+    struct ident_full id;
+    const char *name;
+
+    if (manifest_check(manifest, err) < 0 ||
+        jsonx_string(manifest, "name", &name, err) < 0)
+        return -1;
+    if (check_name_free(store, name, err) < 0)
+        return -1;
+    if (fault_hit("store.commit.check"))
+        return vn_fail(err, EIO, "commit of '%s'", name);
+    if (check_maps(store, manifest, err) < 0)
+        return vn_wrap(err, "commit of '%s'", name);
+    text = stored_text(manifest);
+    if (strlen(text) > pack_raw_limit(CHUNK_MANIFEST))
+        return vn_fail(err, VN_E_LIMIT,
+                       "the manifest of '%s' has %zu bytes, at most %zu are "
+                       "allowed",
+                       name, strlen(text), pack_raw_limit(CHUNK_MANIFEST));
+    ident_chunk(&store->ident, CHUNK_MANIFEST, text, strlen(text), &id);
+    snapshot.id = ident_short(&id);
+    snapshot.bytes_logical = manifest_bytes(manifest);
+    snprintf(snapshot.name, sizeof(snapshot.name), "%s", name);
+    if (publish(store, &snapshot, &id, text, err) < 0)
+        return vn_wrap(err, "commit of '%s'", snapshot.name);
+    io_hex(snapshot.id.bytes, STORE_ID_SIZE, hex);
+    json_object_set_new(manifest, "id", json_string(hex));
+    return 0;
+}
+
+char *store_next_name(struct store *store, const char *series,
+                      struct vn_err *err)
+{
+    char *name;
+    uint64_t number;
+
+    if (manifest_check_series(series, err) < 0 ||
+        index_series_next(store->index, series, &number, err) < 0)
+        return NULL;
+    if (number > MANIFEST_NUMBER_MAX)
+        return vn_fail_ptr(err, VN_E_LIMIT, "series '%s' has no numbers left",
+                           series);
+    name = vn_format("%s@%llu", series, (unsigned long long)number);
+    if (strlen(name) <= STORE_NAME_MAX)
+        return name;
+    free(name);
+    return vn_fail_ptr(err, VN_E_LIMIT,
+                       "the names of series '%s' would pass %u bytes", series,
+                       STORE_NAME_MAX);
+}
+
+/* ---- loading ---------------------------------------------------------- */
+
+static json_t *parse_manifest(const struct index_snapshot *row,
+                              const uint8_t *text, size_t size,
+                              struct vn_err *err)
+{
+    vn_auto(json) json_t *manifest =
+        jsonx_parse((const char *)text, size, "manifest", err);
+    char hex[2 * STORE_ID_SIZE + 1];
+
+    if (!manifest || manifest_check(manifest, err) < 0)
+        return NULL;
+    if (strcmp(jsonx_string_or(manifest, "name", ""), row->name) != 0)
+        return vn_fail_ptr(err, VN_E_CORRUPT,
+                           "its manifest has the name '%.128s'",
+                           jsonx_string_or(manifest, "name", ""));
+    io_hex(row->id.bytes, STORE_ID_SIZE, hex);
+    json_object_set_new(manifest, "id", json_string(hex));
+    return vn_steal(&manifest);
+}
+
+json_t *snapshot_load(struct store *store, const struct index_snapshot *row,
+                      struct vn_err *err)
+{
+    vn_auto(free) uint8_t *text = malloc(pack_raw_limit(CHUNK_MANIFEST));
+    json_t *manifest = NULL;
+    size_t size;
+
+    if (!text)
+        return vn_fail_ptr(err, VN_E_LIMIT, "no memory for a manifest");
+    if (chunk_read(store, CHUNK_MANIFEST, &row->id, text, &size, err) == 0)
+        manifest = parse_manifest(row, text, size, err);
+    if (!manifest)
+        vn_wrap(err, "snapshot '%s'", row->name);
+    return manifest;
+}
+
+json_t *store_load(struct store *store, const char *snapshot,
+                   struct vn_err *err)
+{
+    struct index_snapshot row;
+
+    if (index_find_snapshot(store->index, snapshot, &row, err) < 0)
+        return NULL;
+    return snapshot_load(store, &row, err);
+}
+
+json_t *store_load_latest(struct store *store, const char *series,
+                          struct vn_err *err)
+{
+    struct index_snapshot row;
+
+    if (index_find_latest(store->index, series, &row, err) < 0)
+        return NULL;
+    return snapshot_load(store, &row, err);
+}
+
+/* What the list shows for a snapshot whose manifest cannot be read. */
+static json_t *damaged_manifest(const struct index_snapshot *row,
+                                const struct vn_err *why)
+{
+    json_t *manifest = manifest_new(row->name, "damaged");
+    char hex[2 * STORE_ID_SIZE + 1];
+
+    io_hex(row->id.bytes, STORE_ID_SIZE, hex);
+    json_object_set_new(manifest, "id", json_string(hex));
+    json_object_set_new(manifest, "created", json_string("unknown"));
+    json_object_set_new(json_object_get(manifest, "meta"), "damage",
+                        json_string(why->msg));
+    return manifest;
+}
+
+json_t *store_list(struct store *store, struct vn_err *err)
+{
+    vn_auto(free) struct index_snapshot *rows =
+        vn_alloc(LIST_BATCH * sizeof(*rows));
+    vn_auto(json) json_t *list = json_array();
+    uint64_t from = 0;
+    size_t count;
+
+    do {
+        if (index_list_snapshots(store->index, from, LIST_BATCH, rows, &count,
+                                 err) < 0)
+            return NULL;
+        for (size_t i = 0; i < count; i++) {
+            struct vn_err why = VN_ERR_INIT;
+            json_t *manifest = snapshot_load(store, &rows[i], &why);
+
+            json_array_append_new(
+                list, manifest ? manifest : damaged_manifest(&rows[i], &why));
+            from = rows[i].seq + 1;
+        }
+    } while (count == LIST_BATCH);
+    return vn_steal(&list);
+}
+
+int store_delete(struct store *store, const char *snapshot, struct vn_err *err)
+{
+    return index_delete_snapshot(store->index, snapshot, err);
+}

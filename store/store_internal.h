@@ -1,0 +1,116 @@
+#ifndef STORE_STORE_INTERNAL_H
+#define STORE_STORE_INTERNAL_H
+
+/* What the modules of store/ share beyond store.h. */
+
+#include "store/engine.h"
+#include "store/ident.h"
+#include "store/index.h"
+#include "store/map_node.h"
+#include "store/pack.h"
+#include "store/store_config.h"
+
+/* All members are constant after opening; index and engine lock themselves. */
+struct store {
+    char *path;
+    struct store_config config;
+    struct ident ident;
+    struct index *index;
+    struct engine *engine;
+};
+
+/* ---- chunk.c: reading chunks ------------------------------------------ */
+
+/* One page wanted: its id, and where its 4096 bytes go. */
+struct chunk_want {
+    struct chunk_id id;
+    uint8_t *out;
+};
+
+#define CHUNK_WANTS_MAX MAP_FANOUT /* wants in one call */
+
+/*
+ * Read pages, at most CHUNK_WANTS_MAX. Each is held against its id before
+ * anything is returned in its place; after a failure all places are zeroed.
+ * VN_E_CORRUPT names chunk and pack.
+ */
+int chunk_read_pages(struct store *store, const struct chunk_want *wants,
+                     size_t count, struct vn_err *err) VN_MUST_USE;
+
+/* Read one chunk of a kind into `out` of pack_raw_limit(kind) bytes. */
+int chunk_read(struct store *store, enum chunk_kind kind,
+               const struct chunk_id *id, uint8_t *out, size_t *ret_size,
+               struct vn_err *err) VN_MUST_USE;
+
+/* Read and decode a node of a map. */
+int chunk_read_node(struct store *store, const struct chunk_id *id,
+                    unsigned height, struct map_node *ret,
+                    struct vn_err *err) VN_MUST_USE;
+
+/* Decode and check the stored form of a chunk against all 32 bytes of its id;
+ * `out` as for chunk_read(). */
+int chunk_check(const struct store *store, const struct pack_entry *entry,
+                const uint8_t *stored, uint8_t *out,
+                struct vn_err *err) VN_MUST_USE;
+
+/* Fails with ENOSPC and a sentence unless `bytes` more can be stored. */
+int store_check_space(struct store *store, uint64_t bytes,
+                      struct vn_err *err) VN_MUST_USE;
+
+/* Write one finished pack under a new number; durable when it returns 0. */
+int store_put_pack(struct store *store, struct pack_builder *builder,
+                   uint64_t pack_id, struct index_pack *ret,
+                   struct vn_err *err) VN_MUST_USE;
+
+/* ---- writer.c --------------------------------------------------------- */
+
+struct store *store_writer_store(const struct store_writer *writer);
+
+/*
+ * Store the chunks that are not known yet: `count` of one kind, `size` bytes
+ * each, ids given. *ret_new is how many were stored. After a failure some may
+ * have been stored; putting them again is fine.
+ */
+int store_writer_put(struct store_writer *writer, enum chunk_kind kind,
+                     const struct ident_full *ids, const uint8_t *const *data,
+                     size_t size, size_t count, size_t *ret_new,
+                     struct vn_err *err) VN_MUST_USE;
+struct store_counts *store_writer_counters(struct store_writer *writer);
+
+/* ---- image_reader.c --------------------------------------------------- */
+
+/* The image's leaf `index` (2 MiB), until the next call; NULL: all zeros. */
+int image_reader_leaf(struct image_reader *image, uint64_t index,
+                      const struct map_node **ret,
+                      struct vn_err *err) VN_MUST_USE;
+
+/* ---- map_walk.c ------------------------------------------------------- */
+
+/*
+ * Is every chunk that the image needs in the index? Nodes are read and
+ * checked, pages are looked up. VN_E_NOT_FOUND names the missing chunk.
+ */
+int map_walk_check(struct store *store, const struct map_root *root,
+                   struct vn_err *err) VN_MUST_USE;
+
+/* ---- manifest.c ------------------------------------------------------- */
+
+/* Split "lab@7" into series "lab" and 7. False: the name has no number. */
+bool manifest_split_name(const char *name, char series[STORE_NAME_MAX + 1],
+                         uint64_t *ret_number);
+/* May this be the part of a name before '@'? */
+int manifest_check_series(const char *series, struct vn_err *err) VN_MUST_USE;
+/* Sizes of all objects together; the manifest was checked. */
+uint64_t manifest_bytes(const json_t *manifest);
+int manifest_parse_root(const json_t *object, struct map_root *ret,
+                        struct vn_err *err) VN_MUST_USE;
+
+#define MANIFEST_NUMBER_MAX 999999999u /* of a snapshot in its series */
+
+/* ---- snapshot.c ------------------------------------------------------- */
+
+/* The manifest of a row of the index, checked. Caller decrefs. */
+json_t *snapshot_load(struct store *store, const struct index_snapshot *row,
+                      struct vn_err *err) VN_MUST_USE;
+
+#endif

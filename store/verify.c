@@ -1,0 +1,203 @@
+#include "store/verify_internal.h"
+
+/*
+ * Verify: is everything that the store promises still there?
+ *
+ * The whole store, in three passes:
+ *   1. packs       every pack of the index is read: checksums, directory, and
+ *                  every chunk decoded and hashed against all 32 bytes of its
+ *                  id; every chunk must be in the index (verify_packs.c)
+ *   2. index       every row must point at a chunk that pass 1 saw
+ *   3. snapshots   every manifest is read, every map walked; each page must be
+ *                  in the index and not among the bad ones (verify_maps.c)
+ * So each stored byte is read once, however many snapshots share it. One
+ * snapshot alone is verified by reading what it needs.
+ *
+ * What counts as a finding is damage. Packs that no index row names, such as a
+ * killed writer leaves, are garbage and not looked for.
+ *
+ * Others may write meanwhile: rows appear only together with their pack, so a
+ * pack that pass 1 did not see is new, and its rows are left alone.
+ *
+ * Memory: 32 bytes a pack, 32 bytes a map node (16 MiB for 1 TiB of images),
+ * the largest pack.
+ */
+
+#include "common/jsonx.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIST_BATCH     256u
+#define SET_FIRST_SIZE 1024u
+
+/* ---- helpers ---------------------------------------------------------- */
+
+static void set_insert(struct id_set *set, const struct chunk_id *id)
+{
+    size_t slot;
+
+    memcpy(&slot, id->bytes, sizeof(slot));
+    for (slot &= set->size - 1; !chunk_id_is_zero(&set->slots[slot]);
+         slot = (slot + 1) & (set->size - 1))
+        if (chunk_id_compare(&set->slots[slot], id) == 0)
+            return;
+    set->slots[slot] = *id;
+    set->count++;
+}
+
+void id_set_add(struct id_set *set, const struct chunk_id *id)
+{
+    if (2 * (set->count + 1) > set->size) {
+        struct id_set grown = {.size = set->size ? 2 * set->size
+                                                 : SET_FIRST_SIZE};
+
+        grown.slots = vn_alloc(grown.size * sizeof(*grown.slots));
+        for (size_t i = 0; i < set->size; i++)
+            if (!chunk_id_is_zero(&set->slots[i]))
+                set_insert(&grown, &set->slots[i]);
+        free(set->slots);
+        *set = grown;
+    }
+    set_insert(set, id);
+}
+
+bool id_set_has(const struct id_set *set, const struct chunk_id *id)
+{
+    size_t slot;
+
+    if (set->size == 0)
+        return false;
+    memcpy(&slot, id->bytes, sizeof(slot));
+    for (slot &= set->size - 1; !chunk_id_is_zero(&set->slots[slot]);
+         slot = (slot + 1) & (set->size - 1))
+        if (chunk_id_compare(&set->slots[slot], id) == 0)
+            return true;
+    return false;
+}
+
+void id_set_done(struct id_set *set)
+{
+    free(set->slots);
+    *set = (struct id_set){0};
+}
+
+void verify_found(struct verify *v, const char *format, ...)
+{
+    char sentence[VN_ERR_MSG_SIZE + 512];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(sentence, sizeof(sentence), format, args);
+    va_end(args);
+    v->findings++;
+    if (v->opts->finding)
+        v->opts->finding(v->opts->context, sentence);
+}
+
+void verify_progress(struct verify *v, uint64_t bytes)
+{
+    v->done += bytes;
+    if (v->opts->progress)
+        v->opts->progress(v->opts->context,
+                          v->done < v->total ? v->done : v->total, v->total);
+}
+
+/* ---- snapshots -------------------------------------------------------- */
+
+static int verify_objects(struct verify *v, const json_t *manifest, bool deep,
+                          struct vn_err *err)
+{
+    json_t *objects = json_object_get(manifest, "objects");
+    const char *snapshot = jsonx_string_or(manifest, "name", "?");
+    struct map_root root;
+    const char *object;
+    json_t *entry;
+
+    json_object_foreach(objects, object, entry)
+    {
+        if (manifest_parse_root(entry, &root, err) < 0 ||
+            verify_map(v, snapshot, object, &root, deep, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int verify_snapshot(struct verify *v, const struct index_snapshot *row,
+                           bool deep, struct vn_err *err)
+{
+    vn_auto(json) json_t *manifest = NULL;
+    struct vn_err why = VN_ERR_INIT;
+
+    manifest = snapshot_load(v->store, row, &why);
+    if (!manifest) {
+        verify_found(v, "%s", why.msg);
+        return 0;
+    }
+    return verify_objects(v, manifest, deep, err);
+}
+
+static int verify_snapshots(struct verify *v, struct vn_err *err)
+{
+    vn_auto(free) struct index_snapshot *rows =
+        vn_alloc(LIST_BATCH * sizeof(*rows));
+    char problem[256];
+    uint64_t from = 0;
+    size_t count;
+
+    if (index_check_snapshots(v->store->index, problem, err) < 0)
+        return -1;
+    if (problem[0])
+        verify_found(v, "%s", problem);
+    do {
+        if (index_list_snapshots(v->store->index, from, LIST_BATCH, rows,
+                                 &count, err) < 0)
+            return -1;
+        for (size_t i = 0; i < count; i++) {
+            if (verify_snapshot(v, &rows[i], false, err) < 0)
+                return -1;
+            from = rows[i].seq + 1;
+        }
+    } while (count == LIST_BATCH);
+    return 0;
+}
+
+/* ---- the whole -------------------------------------------------------- */
+
+static int verify_one(struct verify *v, struct vn_err *err)
+{
+    struct index_snapshot row;
+
+    if (index_find_snapshot(v->store->index, v->opts->snapshot, &row, err) < 0)
+        return -1;
+    v->total = row.bytes_logical;
+    return verify_snapshot(v, &row, true, err);
+}
+
+static int verify_all(struct verify *v, struct vn_err *err)
+{
+    struct store_stats stats;
+
+    if (store_stats(v->store, &stats, err) < 0)
+        return -1;
+    v->total = stats.bytes_packs;
+    if (verify_packs(v, err) < 0)
+        return -1;
+    return verify_snapshots(v, err);
+}
+
+int store_verify(struct store *store, const struct store_verify_opts *opts,
+                 uint64_t *ret_findings, struct vn_err *err)
+{
+    struct verify v = {.store = store, .opts = opts};
+    int result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
+
+    free(v.packs);
+    id_set_done(&v.bad);
+    id_set_done(&v.good);
+    if (result < 0)
+        return vn_wrap(err, "verifying '%s'", store->path);
+    *ret_findings = v.findings;
+    return 0;
+}

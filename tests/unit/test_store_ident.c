@@ -1,0 +1,117 @@
+/* The two hashes: SIMD batches against the plain hasher, domains, zeros. */
+
+#include "unit/store_fixture.h"
+
+#include "store/ident.h"
+
+#include <blake3.h>
+
+#define PAGES 37u
+
+static void make_ident(struct ident *ident, uint8_t seed)
+{
+    uint8_t key[IDENT_KEY_SIZE];
+    uint8_t secret[IDENT_SECRET_SIZE];
+
+    fill_random(key, sizeof(key), seed);
+    fill_random(secret, sizeof(secret), seed + 100u);
+    ident_init(ident, key, secret);
+}
+
+static void test_batches_equal_the_hasher(void **state)
+{
+    static uint8_t pages[PAGES][PAGE];
+    const uint8_t *inputs[PAGES];
+    struct ident_full ids[PAGES];
+    struct ident ident;
+
+    (void)state;
+    make_ident(&ident, 1);
+    for (unsigned i = 0; i < PAGES; i++) {
+        fill_random(pages[i], PAGE, i + 1);
+        inputs[i] = pages[i];
+    }
+    for (unsigned count = 1; count <= PAGES; count++) {
+        memset(ids, 0, sizeof(ids));
+        ident_pages(&ident, inputs, count, ids);
+        for (unsigned i = 0; i < count; i++) {
+            uint8_t wanted[32];
+            blake3_hasher hasher;
+
+            blake3_hasher_init_keyed(&hasher, ident.keys[CHUNK_PAGE]);
+            blake3_hasher_update(&hasher, pages[i], PAGE);
+            blake3_hasher_finalize(&hasher, wanted, sizeof(wanted));
+            assert_memory_equal(ids[i].bytes, wanted, 32);
+        }
+    }
+}
+
+static void test_kinds_and_stores_differ(void **state)
+{
+    uint8_t page[PAGE];
+    struct ident a;
+    struct ident b;
+    struct ident_full ids[CHUNK_KINDS];
+    struct ident_full other;
+
+    (void)state;
+    fill_random(page, PAGE, 5);
+    make_ident(&a, 1);
+    make_ident(&b, 2);
+    for (unsigned kind = 1; kind < CHUNK_KINDS; kind++) {
+        ident_chunk(&a, (enum chunk_kind)kind, page, PAGE, &ids[kind]);
+        ident_chunk(&b, (enum chunk_kind)kind, page, PAGE, &other);
+        assert_memory_not_equal(&ids[kind], &other, sizeof(other));
+        for (unsigned k = 1; k < kind; k++)
+            assert_memory_not_equal(&ids[kind], &ids[k], sizeof(other));
+    }
+}
+
+static void test_fingerprint(void **state)
+{
+    uint8_t page[PAGE];
+    struct fingerprint x;
+    struct fingerprint y;
+    struct ident a;
+    struct ident b;
+
+    (void)state;
+    make_ident(&a, 1);
+    make_ident(&b, 2);
+    fill_random(page, PAGE, 5);
+    ident_fingerprint(&a, page, &x);
+    ident_fingerprint(&b, page, &y);
+    assert_memory_not_equal(&x, &y, sizeof(x));
+    ident_fingerprint(&a, page, &y);
+    assert_memory_equal(&x, &y, sizeof(x));
+    page[PAGE - 1] ^= 1;
+    ident_fingerprint(&a, page, &y);
+    assert_memory_not_equal(&x, &y, sizeof(x));
+}
+
+static void test_zero_page(void **state)
+{
+    uint8_t page[PAGE] = {0};
+
+    (void)state;
+    assert_true(ident_page_is_zero(page));
+    for (unsigned i = 0; i < PAGE; i += 97) {
+        page[i] = 1;
+        assert_false(ident_page_is_zero(page));
+        page[i] = 0;
+    }
+    page[PAGE - 1] = 0x80;
+    assert_false(ident_page_is_zero(page));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_batches_equal_the_hasher),
+        cmocka_unit_test(test_kinds_and_stores_differ),
+        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_zero_page),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
