@@ -24,11 +24,14 @@
 
 struct vsw;
 
-/* "All my ports are in `epoch`; I sent you `sent` frames of the one before." */
+/* "All my ports are in `epoch`; I sent you `sent` frames of epoch `before`,"
+ * the one that the sender's network was in. A burnt epoch that only some
+ * hosts heard of makes `before` differ between hosts; hence it is named. */
 struct vsw_marker {
     uint32_t epoch;
     uint64_t sent;
     bool ack; /* an answer to a marker; repeated markers stop */
+    uint32_t before;
 };
 
 /* Effects. All members mandatory; they must not call into the switch. */
@@ -88,6 +91,8 @@ void vsw_finish(struct vsw *sw, uint32_t epoch);
 void vsw_abort(struct vsw *sw, uint32_t epoch);
 /* Put a frame at the end of the replay that precedes a held port's queue. */
 void vsw_replay(struct vsw *sw, unsigned port, const void *frame, size_t size);
+/* Bytes that fit into that replay; each frame takes 16 besides its own. */
+size_t vsw_replay_room(const struct vsw *sw, unsigned port);
 
 /* Repeat markers, age the MAC table. Returns when to call again. */
 uint64_t vsw_tick(struct vsw *sw, uint64_t now_ns);
@@ -99,6 +104,10 @@ struct vsw_counts {
 };
 uint32_t vsw_epoch(const struct vsw *sw);
 uint32_t vsw_port_epoch(const struct vsw *sw, unsigned port);
+bool vsw_port_held(const struct vsw *sw, unsigned port);
+/* The epoch of the open cut into *ret; false when none is open. */
+bool vsw_armed(const struct vsw *sw, uint32_t *ret_epoch);
+/* The channels of the open cut are closed, or were given up. */
 bool vsw_is_closed(const struct vsw *sw);
 void vsw_counts(const struct vsw *sw, struct vsw_counts *ret);
 /* Asserts every invariant of the structure; for tests and the simulator. */
