@@ -11,6 +11,7 @@
  * docs/formats/qemu-stream.md.
  */
 
+#include "common/auto.h"
 #include "common/buf.h"
 #include "common/err.h"
 
@@ -22,6 +23,8 @@
 #define QEMU_BLOCK_NAME_MAX   255u
 #define QEMU_DEVICE_STATE_MAX (64u << 20)
 #define QEMU_MACHINE_NAME_MAX 255u
+#define QEMU_HEAD_MAX         1024u        /* the longest head we accept */
+#define QEMU_RAM_MAX          (1ull << 46) /* bytes in all blocks together */
 
 struct qemu_block {
     char name[QEMU_BLOCK_NAME_MAX + 1]; /* "pc.ram" */
@@ -64,5 +67,23 @@ const struct qemu_block *qemu_stream_blocks(const struct qemu_stream *stream,
                                             unsigned *ret_count);
 /* From the first FULL section to the end of the stream, verbatim. */
 const struct buf *qemu_stream_device_state(const struct qemu_stream *stream);
+
+/* ---- parts of a stream that come back from a snapshot ------------------ */
+
+/* Is this a head, whole and without anything after it? On success the
+ * machine's name is in ret_machine. Errors as qemu_stream_feed(). */
+int qemu_stream_check_head(const void *data, size_t size,
+                           char ret_machine[QEMU_MACHINE_NAME_MAX + 1],
+                           struct vn_err *err) VN_MUST_USE;
+/* Could this be a block of a stream: a usable name, a size in pages, within
+ * the limits? VN_E_FORMAT or VN_E_LIMIT say why not. */
+int qemu_stream_check_block(const char *name, size_t name_size, uint64_t size,
+                            struct vn_err *err) VN_MUST_USE;
+/* Does it begin with a FULL section and end as a stream must? What is between
+ * is QEMU's own affair. */
+int qemu_stream_check_device_state(const void *data, size_t size,
+                                   struct vn_err *err) VN_MUST_USE;
+
+VN_AUTO_DEFINE(qemu_stream, struct qemu_stream *, qemu_stream_free)
 
 #endif

@@ -23,9 +23,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VM_DISKS_MAX 16
-#define VM_NICS_MAX  8
-#define VM_NAME_MAX  63
+#define VM_DISKS_MAX  16
+#define VM_NICS_MAX   8
+#define VM_NAME_MAX   63
+#define VM_CPUS_MAX   255
+#define VM_ARGS_MAX   64   /* extra_args */
+#define VM_TEXT_MAX   4095 /* bytes in any string of a configuration */
+#define VM_MEMORY_MAX (16ull << 40)
 
 enum vm_mode {
     VM_MODE_AUTO,    /* the best that this VM can do */
@@ -77,6 +81,10 @@ void vm_config_done(struct vm_config *config);
 json_t *vm_config_to_json(const struct vm_config *config);
 int vm_config_from_json(const json_t *json, struct vm_config *ret,
                         struct vn_err *err) VN_MUST_USE;
+/* A copy of its own, held against the same limits; descriptors are copied as
+ * numbers, not duplicated. */
+int vm_config_copy(const struct vm_config *config, struct vm_config *ret,
+                   struct vn_err *err) VN_MUST_USE;
 
 struct vm;
 
@@ -102,7 +110,8 @@ int vm_shutdown(struct vm *vm, struct vn_err *err) VN_MUST_USE;
 
 const char *vm_name(const struct vm *vm);
 int vm_pid(const struct vm *vm); /* 0: unknown */
-/* The socket over which a watchdog can resume it when we are gone. */
+/* Where a watchdog can resume it when we are gone: "qmp:/PATH" of a monitor
+ * that nobody else uses, as far as the VM has one; "" if there is none. */
 const char *vm_rescue_address(const struct vm *vm);
 /* Is it there and running? Fails when the VM is gone. */
 int vm_is_running(struct vm *vm, bool *ret, struct vn_err *err) VN_MUST_USE;

@@ -4,7 +4,7 @@
 /*
  * What a VM back end implements. Contracts as the vm_* call of the same name
  * in capture/vm.h; every member is mandatory. A back end embeds `struct vm`
- * first in its own struct.
+ * first in its own struct, which it gets from vn_alloc().
  */
 
 #include "capture/vm.h"
@@ -18,6 +18,7 @@ struct vm_backend {
     struct vm *(*create)(const struct vm_config *config, const char *state_dir,
                          struct vn_err *err);
     int (*load_state)(struct vm *vm, int fd, struct vn_err *err);
+    /* Releases all that the back end holds, but not the struct itself. */
     void (*free)(struct vm *vm);
     int (*shutdown)(struct vm *vm, struct vn_err *err);
     int (*is_running)(struct vm *vm, bool *ret, struct vn_err *err);
@@ -42,6 +43,9 @@ struct vm {
     enum vm_mode chosen_mode;
     char *rescue_address; /* freed by vm_free() after backend->free */
 };
+
+/* Fill in the base of a new VM; the name is cut to VM_NAME_MAX. */
+void vm_init(struct vm *vm, const struct vm_backend *backend, const char *name);
 
 extern const struct vm_backend vm_qemu_backend;
 
