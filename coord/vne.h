@@ -12,9 +12,11 @@
 #include <jansson.h>
 #include <stdint.h>
 
-#define VNE_HOSTS_MAX 256u
-#define VNE_VMS_MAX   1024u
-#define VNE_FILE_MAX  (1u << 20)
+#define VNE_HOSTS_MAX     256u
+#define VNE_VMS_MAX       1024u
+#define VNE_FILE_MAX      (1u << 20)
+#define VNE_VNI_MAX       0xffffffu /* 24 bits, RFC 8926 section 3.4 */
+#define VNE_UNDERLAY_PORT 6081      /* where a file names none */
 
 struct vne_host {
     char *name;
@@ -43,6 +45,10 @@ struct vne {
  * missing vni are derived from the names. Caller frees with vne_free().
  */
 struct vne *vne_load(const char *path, struct vn_err *err) VN_MUST_USE;
+/* The same from memory: `file` is its name in errors, relative paths are taken
+ * from `folder`. Touches no files. */
+struct vne *vne_parse(const char *text, size_t size, const char *file,
+                      const char *folder, struct vn_err *err) VN_MUST_USE;
 void vne_free(struct vne *vne);
 const struct vne_host *vne_find_host(const struct vne *vne, const char *name);
 

@@ -1,0 +1,665 @@
+/*
+ * The agent's part in a cut: binds the pure machine of coord/cut.h to VMs,
+ * switch, store and watchdog.
+ *
+ * Events go through feed(), which runs the machine and performs its actions;
+ * what blocks is posted to a worker and comes back as another event. A VM is
+ * under the watchdog's eye from just before vm_stop() until it is known to
+ * run, so that neither a killed nor a hung agent leaves it standing.
+ */
+
+#include "common/clock.h"
+#include "common/fault.h"
+#include "common/io.h"
+#include "common/jsonx.h"
+#include "common/log.h"
+#include "coord/agent_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FRAMES_MAX (256u << 20) /* recorded frames of one port */
+
+static void perform(struct agent_net *net,
+                    const struct cut_agent_action *action);
+static void tell(struct agent_net *net, const char *type, uint32_t epoch,
+                 json_t *body);
+
+static void set_timer(struct agent_net *net)
+{
+    uint64_t now_ns = clock_now_ns();
+    uint64_t wait_ns =
+        net->cut.deadline_ns > now_ns ? net->cut.deadline_ns - now_ns : 0;
+    struct timeval wait = {.tv_sec = (time_t)(wait_ns / VN_SEC),
+                           .tv_usec = (suseconds_t)(wait_ns % VN_SEC / 1000)};
+
+    evtimer_del(net->timer);
+    if (net->cut.deadline_ns != UINT64_MAX)
+        evtimer_add(net->timer, &wait);
+}
+
+static void feed(struct agent_net *net, const struct cut_agent_event *event)
+{
+    struct cut_agent_action *actions =
+        vn_alloc(CUT_AGENT_ACTIONS_MAX * sizeof(*actions));
+    vn_auto(free) void *free_actions = actions;
+    enum cut_agent_state before = net->cut.state;
+    size_t count = cut_agent_step(&net->cut, event, clock_now_ns(), actions);
+
+    (void)free_actions;
+    if (net->cut.state != before)
+        log_debug("network '%s': cut %u: state %d -> %d", net->name,
+                  net->cut.epoch, (int)before, (int)net->cut.state);
+    for (size_t i = 0; i < count; i++)
+        perform(net, &actions[i]);
+    set_timer(net);
+    if (before != CUT_AGENT_IDLE && net->cut.state == CUT_AGENT_IDLE) {
+        tell(net, "idle", net->cut.epoch, json_object());
+        net->coordinator = NULL;
+    }
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *context)
+{
+    (void)fd;
+    (void)what;
+    feed(context, &(struct cut_agent_event){.kind = CUT_AGENT_TICK});
+}
+
+void agent_cut_init(struct agent_net *net, uint32_t epoch)
+{
+    cut_agent_init(&net->cut, net->vm_count, CUT_LEASE_NS);
+    net->cut.highest_epoch = epoch;
+    net->timer = evtimer_new(net->agent->base, on_timer, net);
+}
+
+void agent_cut_done(struct agent_net *net)
+{
+    if (net->timer)
+        event_free(net->timer);
+}
+
+bool agent_cut_idle(const struct agent_net *net)
+{
+    return net->cut.state == CUT_AGENT_IDLE;
+}
+
+/* ---- tasks -------------------------------------------------------------- */
+
+static void task_done(struct agent_task *task)
+{
+    struct cut_agent_event event = {
+        .kind = (enum cut_agent_event_kind)task->success_event,
+        .vm = task->vm ? task->vm->index : CUT_VMS_MAX,
+        .epoch = task->epoch,
+    };
+
+    if (task->rc < 0) {
+        event.kind = CUT_AGENT_STEP_FAILED;
+        event.reason = task->err.msg;
+    }
+    feed(task->net, &event);
+}
+
+static void post(struct agent_net *net, struct worker *worker,
+                 struct agent_vm *vm,
+                 int (*run)(struct agent_task *, struct vn_err *),
+                 enum cut_agent_event_kind success)
+{
+    agent_task_post(net->agent, worker,
+                    &(struct agent_task){.net = net,
+                                         .vm = vm,
+                                         .epoch = net->cut.epoch,
+                                         .run = run,
+                                         .done = task_done,
+                                         .success_event = (int)success});
+}
+
+/* An event from within a task that goes on. */
+struct early_event {
+    struct agent_net *net;
+    struct cut_agent_event event;
+};
+
+static void early_event_on_loop(void *arg)
+{
+    vn_auto(free) struct early_event *early = arg;
+
+    feed(early->net, &early->event);
+}
+
+static void report_early(const struct agent_task *task,
+                         enum cut_agent_event_kind kind)
+{
+    struct early_event *early = vn_alloc(sizeof(*early));
+
+    early->net = task->net;
+    early->event = (struct cut_agent_event){
+        .kind = kind, .vm = task->vm->index, .epoch = task->epoch};
+    mailbox_post(task->net->agent->mailbox, early_event_on_loop, early);
+}
+
+/* ---- what VMs do (on their workers) ------------------------------------- */
+
+static int wrap_vm(const struct agent_task *task, int rc, struct vn_err *err)
+{
+    return rc < 0 ? vn_wrap(err, "VM '%s'", task->vm->name) : 0;
+}
+
+static void forget_cut(struct agent_vm *vm)
+{
+    json_decref(vn_steal(&vm->fragment));
+    json_decref(vm->saved.meta);
+    vm->saved = (struct vm_saved){0};
+    vm->counts = (struct store_counts){0};
+    vm->resumed_told = false;
+}
+
+static int prepare_vm(struct agent_task *task, struct vn_err *err)
+{
+    struct vm_prepare_opts opts = {.mode = task->net->mode,
+                                   .timeout_ns = AGENT_STEP_NS};
+
+    forget_cut(task->vm);
+    task->vm->fragment = manifest_new("fragment", "vne");
+    return wrap_vm(task, vm_prepare(task->vm->vm, &opts, err), err);
+}
+
+static int stop_vm(struct agent_task *task, struct vn_err *err)
+{
+    struct agent_vm *vm = task->vm;
+    /* The machine gives up first; see cut.h, pause_limit_ns. */
+    uint64_t patience_ms =
+        task->net->cut.pause_limit_ns / VN_MS + AGENT_WATCHDOG_EXTRA_MS;
+
+    if (watchdog_arm(task->net->agent->watchdog, vm->state_dir,
+                     vm_rescue_address(vm->vm), vm_pid(vm->vm),
+                     (unsigned)patience_ms, err) < 0)
+        return wrap_vm(task, -1, err);
+    if (vm_stop(vm->vm, &vm->stop_wall_ns, err) < 0)
+        return wrap_vm(task, -1, err);
+    if (fault_hit("agent.stopped"))
+        return vn_fail(err, EIO, "fault point agent.stopped");
+    return 0;
+}
+
+static void vm_runs_again(void *context)
+{
+    struct agent_task *task = context;
+
+    if (task->vm->resumed_told)
+        return;
+    task->vm->resumed_told = true;
+    watchdog_disarm(task->net->agent->watchdog, task->vm->state_dir);
+    report_early(task, CUT_AGENT_VM_RESUMED);
+}
+
+static int save_vm(struct agent_task *task, struct vn_err *err)
+{
+    struct agent_net *net = task->net;
+    struct agent_vm *vm = task->vm;
+    vn_auto(store_writer) struct store_writer *writer =
+        store_writer_open(net->store, err);
+
+    if (!writer)
+        return -1;
+    if (vm_save(vm->vm, writer, net->manifest, vm->fragment, vm_runs_again,
+                task, &vm->saved, err) < 0)
+        return -1;
+    if (fault_hit("agent.saved"))
+        return vn_fail(err, EIO, "fault point agent.saved");
+    if (store_writer_flush(writer, err) < 0)
+        return -1;
+    store_writer_counts(writer, &vm->counts);
+    return 0;
+}
+
+static int capture_vm(struct agent_task *task, struct vn_err *err)
+{
+    struct agent_vm *vm = task->vm;
+
+    if (vm_capture(vm->vm, err) < 0)
+        return wrap_vm(task, -1, err);
+    report_early(task, CUT_AGENT_VM_CAPTURED);
+    if (vm_chosen_mode(vm->vm) != VM_MODE_STOP)
+        vm_runs_again(task);
+    if (fault_hit("agent.captured"))
+        return vn_fail(err, EIO, "fault point agent.captured");
+    return wrap_vm(task, save_vm(task, err), err);
+}
+
+static int finish_vm(struct agent_task *task, struct vn_err *err)
+{
+    int rc = vm_finish(task->vm->vm, err);
+
+    forget_cut(task->vm);
+    if (rc < 0) {
+        /* The snapshot stands; what is left over is undone the next time. */
+        log_warn("VM '%s': after the snapshot: %s", task->vm->name, err->msg);
+        err->code = 0;
+    }
+    return 0;
+}
+
+static int abort_vm(struct agent_task *task, struct vn_err *err)
+{
+    struct agent_vm *vm = task->vm;
+    int rc = vm_abort(vm->vm, err);
+
+    forget_cut(vm);
+    if (rc < 0) {
+        /* Dead, or deaf: then the watchdog, still armed, has the last word. */
+        log_warn("VM '%s': giving the snapshot up: %s", vm->name, err->msg);
+        err->code = 0;
+        return 0;
+    }
+    watchdog_disarm(task->net->agent->watchdog, vm->state_dir);
+    return 0;
+}
+
+/* ---- what the switch does (on its worker) ------------------------------- */
+
+static int arm_switch(struct agent_task *task, struct vn_err *err)
+{
+    return violin_arm(task->net->agent->violin, task->net->vni, task->epoch,
+                      err);
+}
+
+/* All local ports' names; the caller frees the array only. */
+static const char **all_ports(const struct agent_net *net, size_t *ret_count)
+{
+    const char **ports = vn_alloc(net->vm_count * VM_NICS_MAX * sizeof(char *));
+    size_t count = 0;
+
+    for (unsigned v = 0; v < net->vm_count; v++)
+        for (unsigned i = 0; i < net->vms[v].config.nic_count; i++)
+            ports[count++] = net->vms[v].ports[i];
+    *ret_count = count;
+    return ports;
+}
+
+static int hold_ports(struct agent_task *task, struct vn_err *err)
+{
+    size_t count;
+    const char **ports = all_ports(task->net, &count);
+    vn_auto(free) void *free_ports = ports;
+    uint32_t unsettled = 0;
+
+    (void)free_ports;
+    if (fault_hit("agent.hold"))
+        return vn_fail(err, EIO, "fault point agent.hold");
+    return violin_hold(task->net->agent->violin, task->net->vni, ports, count,
+                       AGENT_SETTLE_MS, &unsettled, err);
+}
+
+static int flip_ports(struct agent_task *task, struct vn_err *err)
+{
+    size_t count;
+    const char **ports = all_ports(task->net, &count);
+    vn_auto(free) void *free_ports = ports;
+
+    (void)free_ports;
+    return violin_cut(task->net->agent->violin, task->net->vni, ports, count,
+                      err);
+}
+
+static int release_ports(struct agent_task *task, struct vn_err *err)
+{
+    const struct agent_vm *vm = task->vm;
+
+    for (unsigned i = 0; i < vm->config.nic_count; i++)
+        if (violin_release(task->net->agent->violin, task->net->vni,
+                           vm->ports[i], err) < 0)
+            return vn_wrap(err, "port '%s'", vm->ports[i]);
+    return 0;
+}
+
+/* The release worked: nothing the machine waits for. */
+static void release_done(struct agent_task *task)
+{
+    if (task->rc < 0)
+        task_done(task);
+}
+
+static int store_port_records(struct agent_net *net,
+                              struct store_writer *writer,
+                              const struct agent_vm *vm, unsigned nic,
+                              struct vn_err *err)
+{
+    vn_auto(free) char *object =
+        vn_format("vm/%s/nic/%u/frames.pcapng", vm->name, nic);
+    vn_auto(free) void *bytes = NULL;
+    vn_auto(close) int fd = -1;
+    struct map_root root;
+    struct stat st;
+
+    if (violin_records(net->agent->violin, net->vni, vm->ports[nic], &fd, err) <
+        0)
+        return -1;
+    if (fd < 0)
+        return 0;
+    if (fstat(fd, &st) < 0)
+        return vn_fail(err, errno, "records of port '%s'", vm->ports[nic]);
+    if (st.st_size > FRAMES_MAX)
+        return vn_fail(err, VN_E_LIMIT, "records of port '%s': %lld bytes",
+                       vm->ports[nic], (long long)st.st_size);
+    bytes = malloc((size_t)st.st_size);
+    if (!bytes)
+        return vn_fail(err, ENOMEM, "records of port '%s'", vm->ports[nic]);
+    if (io_pread(fd, bytes, (size_t)st.st_size, 0, err) < 0 ||
+        store_put_bytes(writer, bytes, (size_t)st.st_size, &root, err) < 0)
+        return vn_wrap(err, "'%s'", object);
+    manifest_add(net->records, object, &root);
+    return 0;
+}
+
+static int store_records(struct agent_net *net, struct vn_err *err)
+{
+    vn_auto(store_writer) struct store_writer *writer =
+        store_writer_open(net->store, err);
+
+    if (!writer)
+        return -1;
+    for (unsigned v = 0; v < net->vm_count; v++)
+        for (unsigned i = 0; i < net->vms[v].config.nic_count; i++)
+            if (store_port_records(net, writer, &net->vms[v], i, err) < 0)
+                return -1;
+    return store_writer_flush(writer, err);
+}
+
+static int close_channels(struct agent_task *task, struct vn_err *err)
+{
+    struct agent_net *net = task->net;
+
+    if (violin_await_closed(net->agent->violin, net->vni, AGENT_CLOSE_MS,
+                            &net->report, err) < 0)
+        return -1;
+    return store_records(net, err);
+}
+
+static int abort_switch(struct agent_task *task, struct vn_err *err)
+{
+    return violin_abort(task->net->agent->violin, task->net->vni, task->epoch,
+                        err);
+}
+
+static int finish_switch(struct agent_task *task, struct vn_err *err)
+{
+    return violin_finish(task->net->agent->violin, task->net->vni, task->epoch,
+                         err);
+}
+
+/* The machine does not wait for these; a failure is only worth a line. */
+static void switch_left(struct agent_task *task)
+{
+    if (task->rc < 0)
+        log_warn("network '%s': ending the cut: %s", task->net->name,
+                 task->err.msg);
+}
+
+static void post_switch_end(struct agent_net *net,
+                            int (*run)(struct agent_task *, struct vn_err *))
+{
+    agent_task_post(net->agent, net->switcher,
+                    &(struct agent_task){.net = net,
+                                         .epoch = net->cut.epoch,
+                                         .run = run,
+                                         .done = switch_left});
+}
+
+/* ---- messages to the coordinator ---------------------------------------- */
+
+static void tell(struct agent_net *net, const char *type, uint32_t epoch,
+                 json_t *body)
+{
+    json_object_set_new(body, "vne", json_string(net->name));
+    json_object_set_new(body, "epoch", jsonx_int(epoch));
+    agent_reply(net->coordinator, type, body);
+}
+
+static void tell_failed(struct agent_net *net, uint32_t epoch)
+{
+    log_warn("network '%s': snapshot given up: %s", net->name, net->cut.reason);
+    tell(net, "cut-failed", epoch,
+         json_pack("{s:s}", "message", net->cut.reason));
+}
+
+static json_t *counts_to_json(const struct store_counts *c)
+{
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I}", "read", (json_int_t)c->bytes_read,
+        "zero", (json_int_t)c->bytes_zero, "unchanged",
+        (json_int_t)c->bytes_unchanged, "known", (json_int_t)c->bytes_known,
+        "new", (json_int_t)c->bytes_new, "stored", (json_int_t)c->bytes_stored);
+}
+
+static json_t *saved_vm_to_json(const struct agent_vm *vm)
+{
+    return json_pack("{s:s, s:s, s:I, s:I, s:O, s:O, s:o}", "name", vm->name,
+                     "mode", vm_mode_name(vm_chosen_mode(vm->vm)), "stop_ns",
+                     (json_int_t)vm->saved.stop_wall_ns, "resume_ns",
+                     (json_int_t)vm->saved.resume_wall_ns, "state",
+                     vm->saved.meta, "objects",
+                     json_object_get(vm->fragment, "objects"), "bytes",
+                     counts_to_json(&vm->counts));
+}
+
+static void tell_saved(struct agent_net *net)
+{
+    const struct violin_report *r = &net->report;
+    json_t *vms = json_array();
+
+    for (unsigned i = 0; i < net->vm_count; i++)
+        json_array_append_new(vms, saved_vm_to_json(&net->vms[i]));
+    tell(net, "saved", net->cut.epoch,
+         json_pack("{s:o, s:O, s:{s:I, s:I, s:I, s:I, s:I, s:b}}", "vms", vms,
+                   "records", json_object_get(net->records, "objects"),
+                   "frames", "held", (json_int_t)r->frames_held, "recorded",
+                   (json_int_t)r->frames_recorded, "dropped",
+                   (json_int_t)r->frames_dropped, "missing",
+                   (json_int_t)r->frames_missing, "unsettled",
+                   (json_int_t)r->ports_unsettled, "lossless", r->lossless));
+}
+
+/* ---- actions ------------------------------------------------------------ */
+
+/* All VMs are prepared: how they will be captured is known. */
+static void set_pause_limit(struct agent_net *net)
+{
+    net->cut.pause_limit_ns = AGENT_PAUSE_LIMIT_NS;
+    for (unsigned i = 0; i < net->vm_count; i++)
+        if (vm_chosen_mode(net->vms[i].vm) == VM_MODE_STOP)
+            net->cut.pause_limit_ns = AGENT_STOP_MODE_LIMIT_NS;
+}
+
+static void perform_switch(struct agent_net *net,
+                           enum cut_agent_action_kind kind)
+{
+    switch (kind) {
+    case CUT_AGENT_DO_ARM:
+        post(net, net->switcher, NULL, arm_switch, CUT_AGENT_ARMED);
+        return;
+    case CUT_AGENT_DO_HOLD:
+        set_pause_limit(net);
+        post(net, net->switcher, NULL, hold_ports, CUT_AGENT_HELD);
+        return;
+    case CUT_AGENT_DO_FLIP:
+        post(net, net->switcher, NULL, flip_ports, CUT_AGENT_FLIPPED);
+        return;
+    case CUT_AGENT_DO_CLOSE:
+        post(net, net->closer, NULL, close_channels, CUT_AGENT_CLOSED);
+        return;
+    case CUT_AGENT_DO_ABORT_SWITCH:
+        post_switch_end(net, abort_switch);
+        return;
+    case CUT_AGENT_DO_FINISH_SWITCH:
+        post_switch_end(net, finish_switch);
+        return;
+    default:
+        abort(); /* perform() sends no other */
+    }
+}
+
+static void perform_vm(struct agent_net *net, enum cut_agent_action_kind kind,
+                       struct agent_vm *vm)
+{
+    switch (kind) {
+    case CUT_AGENT_DO_PREPARE:
+        post(net, vm->worker, vm, prepare_vm, CUT_AGENT_VM_PREPARED);
+        return;
+    case CUT_AGENT_DO_STOP:
+        post(net, vm->worker, vm, stop_vm, CUT_AGENT_VM_STOPPED);
+        return;
+    case CUT_AGENT_DO_CAPTURE:
+        post(net, vm->worker, vm, capture_vm, CUT_AGENT_VM_SAVED);
+        return;
+    case CUT_AGENT_DO_RELEASE:
+        agent_task_post(net->agent, net->switcher,
+                        &(struct agent_task){.net = net,
+                                             .vm = vm,
+                                             .epoch = net->cut.epoch,
+                                             .run = release_ports,
+                                             .done = release_done});
+        return;
+    case CUT_AGENT_DO_FINISH:
+        post(net, vm->worker, vm, finish_vm, CUT_AGENT_VM_CLEAN);
+        return;
+    case CUT_AGENT_DO_ABORT_VM:
+        vm_cancel(vm->vm);
+        post(net, vm->worker, vm, abort_vm, CUT_AGENT_VM_CLEAN);
+        return;
+    default:
+        abort(); /* perform() sends no other */
+    }
+}
+
+static void perform(struct agent_net *net,
+                    const struct cut_agent_action *action)
+{
+    switch (action->kind) {
+    case CUT_AGENT_SEND_READY:
+        tell(net, "ready", action->epoch, json_object());
+        return;
+    case CUT_AGENT_SEND_CUT_DONE:
+        tell(net, "cut-done", action->epoch, json_object());
+        return;
+    case CUT_AGENT_SEND_SAVED:
+        tell_saved(net);
+        return;
+    case CUT_AGENT_SEND_FAILED:
+        tell_failed(net, action->epoch);
+        return;
+    case CUT_AGENT_DO_PREPARE:
+    case CUT_AGENT_DO_STOP:
+    case CUT_AGENT_DO_CAPTURE:
+    case CUT_AGENT_DO_RELEASE:
+    case CUT_AGENT_DO_FINISH:
+    case CUT_AGENT_DO_ABORT_VM:
+        perform_vm(net, action->kind, &net->vms[action->vm]);
+        return;
+    default:
+        perform_switch(net, action->kind);
+        return;
+    }
+}
+
+/* ---- messages from the coordinator -------------------------------------- */
+
+static int begin_cut(struct agent_net *net, struct wire *wire,
+                     const json_t *message, struct vn_err *err)
+{
+    const char *parent = jsonx_string_or(message, "parent", NULL);
+    vn_auto(store) struct store *store = NULL;
+    vn_auto(json) json_t *manifest = NULL;
+    const char *path, *mode;
+    enum vm_mode chosen;
+
+    if (net->phase != AGENT_NET_RUNNING || !agent_cut_idle(net))
+        return vn_fail(err, EBUSY, "VNE '%s' on host '%s'", net->name,
+                       net->agent->name);
+    if (jsonx_string(message, "store", &path, err) < 0 ||
+        jsonx_string(message, "mode", &mode, err) < 0 ||
+        vm_mode_parse(mode, &chosen, err) < 0)
+        return -1;
+    store = store_open(path, err);
+    if (!store)
+        return -1;
+    if (parent) {
+        manifest = store_load(store, parent, err);
+        if (!manifest)
+            return vn_wrap(err, "the previous snapshot");
+    }
+    store_close(net->store);
+    net->store = vn_steal(&store);
+    json_decref(net->manifest);
+    net->manifest = vn_steal(&manifest);
+    json_decref(net->records);
+    net->records = manifest_new("records", "vne");
+    net->report = (struct violin_report){0};
+    net->mode = chosen;
+    net->coordinator = wire;
+    net->cut.lease_ns =
+        jsonx_u64_or(message, "lease_ms", CUT_LEASE_NS / VN_MS) * VN_MS;
+    return 0;
+}
+
+static const struct {
+    const char *type;
+    enum cut_agent_event_kind kind;
+} cut_messages[] = {
+    {"prepare", CUT_AGENT_PREPARE},     {"cut", CUT_AGENT_CUT},
+    {"commit", CUT_AGENT_COMMIT},       {"abort", CUT_AGENT_ABORT},
+    {"keepalive", CUT_AGENT_KEEPALIVE},
+};
+
+int agent_cut_message(struct agent *agent, struct wire *wire,
+                      const json_t *message, struct vn_err *err)
+{
+    struct cut_agent_event event = {.vm = CUT_VMS_MAX};
+    struct agent_net *net;
+    const char *type, *vne;
+
+    if (jsonx_string(message, "type", &type, err) < 0 ||
+        jsonx_string(message, "vne", &vne, err) < 0 ||
+        jsonx_u32(message, "epoch", UINT32_MAX, &event.epoch, err) < 0)
+        return -1;
+    net = agent_find_net(agent, vne);
+    if (!net)
+        return vn_fail(err, VN_E_NOT_FOUND,
+                       "VNE '%.63s' is not up on host '%s'", vne, agent->name);
+    for (size_t i = 0; i < VN_COUNT(cut_messages); i++)
+        if (strcmp(type, cut_messages[i].type) == 0)
+            event.kind = cut_messages[i].kind;
+    if (event.kind == CUT_AGENT_PREPARE) {
+        if (begin_cut(net, wire, message, err) < 0)
+            return -1;
+    } else if (net->coordinator != wire && event.kind == CUT_AGENT_KEEPALIVE) {
+        return 0; /* crossed with our "idle" */
+    } else if (net->coordinator != wire) {
+        return vn_fail(err, VN_E_STATE,
+                       "'%s' from a coordinator whose cut this is not", type);
+    }
+    event.reason = jsonx_string_or(message, "reason", "the coordinator's");
+    feed(net, &event);
+    return 0;
+}
+
+void agent_cut_wire_lost(struct agent_net *net, struct wire *wire)
+{
+    if (net->coordinator != wire)
+        return;
+    net->coordinator = NULL;
+    feed(net, &(struct cut_agent_event){.kind = CUT_AGENT_COORD_LOST,
+                                        .epoch = net->cut.epoch,
+                                        .vm = CUT_VMS_MAX,
+                                        .reason = "the coordinator is gone"});
+}
+
+void agent_cut_trigger(struct agent_net *net, uint32_t epoch)
+{
+    feed(net, &(struct cut_agent_event){.kind = CUT_AGENT_TRIGGER,
+                                        .epoch = epoch,
+                                        .vm = CUT_VMS_MAX});
+}

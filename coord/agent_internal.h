@@ -1,0 +1,150 @@
+#ifndef COORD_AGENT_INTERNAL_H
+#define COORD_AGENT_INTERNAL_H
+
+/*
+ * Shared by agent.c (daemon, messages), agent_net.c (bringing networks up and
+ * down, restore) and agent_cut.c (the cut). All fields belong to the loop's
+ * thread, except where a task hands them to a worker: while a VM's task runs,
+ * its `vm` and the fields under "the cut under way" are the worker's.
+ */
+
+#include "capture/vm.h"
+#include "coord/agent.h"
+#include "coord/cut.h"
+#include "coord/vne.h"
+#include "coord/watchdog.h"
+#include "coord/wire.h"
+#include "coord/worker.h"
+#include "violin/client.h"
+
+#include <sys/queue.h>
+
+#define AGENT_SETTLE_MS 100 /* for delivered frames to be consumed */
+#define AGENT_CLOSE_MS  500 /* for channels to close after the cut */
+#define AGENT_STEP_NS   (30 * VN_SEC)
+/* A VM stands this long at most; past it the cut is given up. */
+#define AGENT_PAUSE_LIMIT_NS     (5 * VN_SEC)
+#define AGENT_STOP_MODE_LIMIT_NS (600 * VN_SEC) /* memory is saved meanwhile   \
+                                                 */
+#define AGENT_WATCHDOG_EXTRA_MS 2000 /* its patience is that much longer */
+
+struct agent_net;
+
+struct agent_vm {
+    struct agent_net *net;
+    unsigned index;
+    const char *name; /* config.name */
+    struct vm_config config;
+    char *state_dir;
+    char *ports[VM_NICS_MAX]; /* names at the switch: "a.0" */
+    struct vm *vm;            /* NULL until brought up */
+    struct worker *worker;
+    bool brought_up;
+    uint64_t resume_wall_ns; /* of a restore */
+
+    /* The cut under way. */
+    json_t *fragment; /* a manifest with this VM's objects */
+    struct vm_saved saved;
+    struct store_counts counts;
+    uint64_t stop_wall_ns;
+    bool resumed_told;
+};
+
+enum agent_net_phase {
+    AGENT_NET_STARTING, /* VMs being started or loaded */
+    AGENT_NET_LOADED,   /* restored and stopped, waiting for the barrier */
+    AGENT_NET_RUNNING,
+    AGENT_NET_STOPPING,
+};
+
+struct agent_net {
+    LIST_ENTRY(agent_net) link;
+    struct agent *agent;
+    struct vne *vne;  /* owned; the VMs' configs of this host are taken out */
+    const char *name; /* vne->name */
+    uint32_t vni;
+    enum agent_net_phase phase;
+    struct agent_vm *vms;
+    unsigned vm_count;
+    struct worker *switcher; /* violind calls, in order */
+    struct worker *closer;   /* waits for channels to close */
+    unsigned pending;        /* tasks of the operation under way */
+    struct vn_err failure;   /* its first failure; code 0: none */
+    struct wire *requester;  /* who waits for its end; NULL: nobody */
+    struct wire *owner;      /* who brings it up; NULL: lost or long ago */
+    struct store *store;     /* restore: where from; cut: where to */
+    json_t *manifest;        /* restore: what; cut: the parent or NULL */
+    bool restoring;
+
+    /* The cut under way. */
+    struct cut_agent cut;
+    struct wire *coordinator; /* NULL: none, or lost */
+    struct event *timer;
+    enum vm_mode mode;
+    json_t *records; /* manifest fragment with recorded frames */
+    struct violin_report report;
+};
+
+struct agent {
+    char *name;
+    char *state_dir;
+    struct event_base *base;
+    struct mailbox *mailbox;
+    struct wire_tls *tls;
+    struct wire_listener **listeners;
+    size_t listener_count;
+    struct violin_client *violin;
+    struct watchdog *watchdog;
+    struct event *signals[2];
+    LIST_HEAD(, agent_net) nets;
+};
+
+/* A piece of blocking work: run() on a worker, then done() on the loop. */
+struct agent_task {
+    struct agent_net *net;
+    struct agent_vm *vm; /* NULL: the switch's */
+    uint32_t epoch;
+    int (*run)(struct agent_task *task, struct vn_err *err);
+    void (*done)(struct agent_task *task); /* frees nothing of the task */
+    int success_event;                     /* agent_cut.c: what to report */
+    int rc;
+    struct vn_err err;
+};
+/* Copies *task; posts it to the worker. */
+void agent_task_post(struct agent *agent, struct worker *worker,
+                     const struct agent_task *task);
+
+/* ---- agent.c ---- */
+
+void agent_reply(struct wire *wire, const char *type, json_t *body);
+void agent_reply_failed(struct wire *wire, const char *of,
+                        const struct vn_err *why);
+struct agent_net *agent_find_net(struct agent *agent, const char *name);
+
+/* ---- agent_net.c: each handles one message; errors become "failed" ---- */
+
+int agent_net_up(struct agent *agent, struct wire *wire, const json_t *message,
+                 struct vn_err *err) VN_MUST_USE;
+int agent_net_down(struct agent *agent, struct wire *wire,
+                   const json_t *message, struct vn_err *err) VN_MUST_USE;
+int agent_net_restore(struct agent *agent, struct wire *wire,
+                      const json_t *message, struct vn_err *err) VN_MUST_USE;
+int agent_net_start(struct agent *agent, struct wire *wire,
+                    const json_t *message, struct vn_err *err) VN_MUST_USE;
+/* Who asked is gone: a half-restored network is taken down. */
+void agent_net_wire_lost(struct agent_net *net, struct wire *wire);
+json_t *agent_net_describe(const struct agent_net *net);
+void agent_net_free(struct agent_net *net);
+
+/* ---- agent_cut.c ---- */
+
+void agent_cut_init(struct agent_net *net, uint32_t epoch);
+void agent_cut_done(struct agent_net *net);
+int agent_cut_message(struct agent *agent, struct wire *wire,
+                      const json_t *message, struct vn_err *err) VN_MUST_USE;
+void agent_cut_wire_lost(struct agent_net *net, struct wire *wire);
+void agent_cut_trigger(struct agent_net *net, uint32_t epoch);
+/* Nothing of a cut is under way. */
+bool agent_cut_idle(const struct agent_net *net);
+
+#endif
