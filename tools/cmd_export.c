@@ -1,0 +1,130 @@
+/* vnstore export SNAP -o FILE: write a snapshot as a tar. */
+
+#include "cmd.h"
+#include "cmd_outfile.h"
+#include "ui_progress.h"
+
+#include "store/archive.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct args {
+    struct cmd_common common;
+    const char *snapshot;
+    const char *output;
+};
+
+static const struct argp_child children[] = {
+    {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_progress, 0, NULL, 0}, {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct args *args = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        cmd_common_inputs(state, children, &args->common);
+        return 0;
+    case 'o':
+        args->output = arg;
+        return 0;
+    case ARGP_KEY_ARG:
+        cmd_take_arg(state, arg, &args->snapshot);
+        return 0;
+    case ARGP_KEY_END:
+        if (!args->snapshot)
+            argp_error(state, "SNAP is missing");
+        if (!args->output)
+            argp_error(state, "-o FILE is missing");
+        if (args->output && strcmp(args->output, "-") == 0 &&
+            isatty(STDOUT_FILENO))
+            argp_error(state, "a tar on a terminal is of no use");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int export_to(struct store *store, const struct args *args, int fd,
+                     struct vn_err *err)
+{
+    struct ui_progress progress;
+    int r;
+
+    ui_progress_begin(&progress, "export", &args->common);
+    r = archive_export(store, args->snapshot, fd, ui_progress_update, &progress,
+                       err);
+    ui_progress_end(&progress);
+    return r;
+}
+
+/* A device or a pipe that is there already is written, not replaced. */
+static int export_to_special(struct store *store, const struct args *args,
+                             struct vn_err *err)
+{
+    vn_auto(close) int fd = open(args->output, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return vn_fail(err, errno, "open '%s'", args->output);
+    return export_to(store, args, fd, err);
+}
+
+static int export_to_file(struct store *store, const struct args *args,
+                          struct vn_err *err)
+{
+    const char *slash = strrchr(args->output, '/');
+    vn_auto(free) char *dir_path =
+        slash ? strndup(args->output, (size_t)(slash - args->output) + 1)
+              : vn_strdup(".");
+    vn_auto(close) int dir = open(dir_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    vn_auto(outfile) struct cmd_outfile file = CMD_OUTFILE_INIT;
+
+    if (dir < 0)
+        return vn_fail(err, errno, "open '%s'", dir_path);
+    if (cmd_outfile_open(&file, dir, slash ? slash + 1 : args->output, err) <
+            0 ||
+        export_to(store, args, file.fd, err) < 0)
+        return -1;
+    return cmd_outfile_commit(&file, true, true, err);
+}
+
+int cmd_export(int argc, char **argv, struct vn_err *err)
+{
+    static const struct argp_option options[] = {
+        {"output", 'o', "FILE", 0,
+         "Write to FILE, which appears only when it is whole; - for standard"
+         " output",
+         0},
+        {0},
+    };
+    static const struct argp argp = {
+        .options = options,
+        .parser = parse,
+        .args_doc = "SNAP",
+        .doc =
+            "Write a snapshot as a tar of its manifest, its objects as sparse"
+            " files, and SHA256SUMS.",
+        .children = children,
+    };
+    vn_auto(store) struct store *store = NULL;
+    struct args args = {0};
+    struct stat st;
+    int r;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    store = cmd_open_store(&args.common, err);
+    if (!store)
+        return -1;
+    if (strcmp(args.output, "-") == 0)
+        r = export_to(store, &args, STDOUT_FILENO, err);
+    else if (stat(args.output, &st) == 0 && !S_ISREG(st.st_mode))
+        r = export_to_special(store, &args, err);
+    else
+        r = export_to_file(store, &args, err);
+    return r < 0 ? -1 : CMD_OK;
+}

@@ -1,0 +1,59 @@
+/* vnstore list: the snapshots of a store, oldest first. */
+
+#include "cmd.h"
+#include "ui_table.h"
+
+#include "common/jsonx.h"
+
+static json_t *summary(const json_t *manifest)
+{
+    json_t *objects = json_object_get(manifest, "objects");
+    json_t *vms = json_object_get(json_object_get(manifest, "meta"), "vms");
+    json_t *row = json_object(), *object;
+    const char *keys[] = {"name", "id", "created", "kind"}, *name;
+    uint64_t size = 0;
+
+    for (size_t i = 0; i < VN_COUNT(keys); i++)
+        json_object_set_new(
+            row, keys[i], json_string(jsonx_string_or(manifest, keys[i], "")));
+    if (json_is_array(vms))
+        json_object_set_new(row, "vms", jsonx_int(json_array_size(vms)));
+    json_object_foreach (objects, name, object)
+        size += jsonx_u64_or(object, "size", 0);
+    json_object_set_new(row, "objects", jsonx_int(json_object_size(objects)));
+    json_object_set_new(row, "size_bytes", jsonx_int(size & INT64_MAX));
+    return row;
+}
+
+int cmd_list(int argc, char **argv, struct vn_err *err)
+{
+    static const struct argp_child children[] = {
+        {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
+    static const struct ui_column columns[] = {
+        {"name", "NAME", UI_TEXT},        {"created", "CREATED", UI_TEXT},
+        {"kind", "KIND", UI_TEXT},        {"vms", "VMS", UI_COUNT},
+        {"objects", "OBJECTS", UI_COUNT}, {"size_bytes", "SIZE", UI_SIZE},
+    };
+    vn_auto(store) struct store *store = NULL;
+    vn_auto(json) json_t *manifests = NULL, *rows = json_array(), *all = NULL;
+    struct cmd_simple args;
+    json_t *manifest;
+    size_t i;
+
+    cmd_simple_parse(&args, NULL,
+                     "List the snapshots of a store, oldest first. SIZE is"
+                     " that of all objects, before deduplication.",
+                     children, argc, argv);
+    store = cmd_open_store(&args.common, err);
+    manifests = store ? store_list(store, err) : NULL;
+    if (!manifests)
+        return -1;
+    json_array_foreach (manifests, i, manifest)
+        json_array_append_new(rows, summary(manifest));
+    if (args.common.json) {
+        all = json_pack("{sO}", "snapshots", rows);
+        ui_json_print(all);
+        return CMD_OK;
+    }
+    return ui_table_print(rows, columns, VN_COUNT(columns), err);
+}

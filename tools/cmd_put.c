@@ -1,0 +1,297 @@
+/* vnstore put NAME FILE...: image files as a snapshot of their own. */
+
+#include "cmd.h"
+#include "ui_progress.h"
+#include "ui_table.h"
+
+#include "common/io.h"
+#include "common/jsonx.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BLOCK_SIZE  (1u << 20)
+#define NAME_TRIES  16 /* others may take the next number of a series */
+#define KIND        "files"
+#define OBJECT_ROOT "file/"
+
+struct args {
+    struct cmd_common common;
+    const char *name;
+    char **files; /* borrowed from argv */
+    int count;
+};
+
+struct put {
+    const struct args *args;
+    struct store *store;
+    struct store_writer *writer; /* borrowed */
+    json_t *parent;              /* manifest, or NULL */
+    json_t *manifest;
+    uint8_t *block; /* BLOCK_SIZE */
+    struct ui_progress progress;
+    uint64_t done;
+    uint64_t total;
+};
+
+static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
+                                             {&cmd_argp_json, 0, NULL, 0},
+                                             {&cmd_argp_progress, 0, NULL, 0},
+                                             {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct args *args = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        cmd_common_inputs(state, children, &args->common);
+        return 0;
+    case ARGP_KEY_ARG:
+        if (args->name)
+            return ARGP_ERR_UNKNOWN; /* the rest comes as KEY_ARGS */
+        args->name = arg;
+        return 0;
+    case ARGP_KEY_ARGS:
+        args->files = state->argv + state->next;
+        args->count = state->argc - state->next;
+        return 0;
+    case ARGP_KEY_END:
+        if (args->count == 0)
+            argp_error(state, "NAME and FILE are wanted");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* Open a file or block device; its size by seeking, which works for both. */
+static int open_image(const char *path, uint64_t *ret_size, struct vn_err *err)
+{
+    vn_auto(close) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    off_t size;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return vn_fail(err, errno, "open '%s'", path);
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return vn_fail(err, VN_E_UNSUPPORTED,
+                       "'%s' is neither a file nor a block device", path);
+    size = lseek(fd, 0, SEEK_END);
+    if (size < 0)
+        return vn_fail(err, errno, "size of '%s'", path);
+    if ((uint64_t)size > STORE_OBJECT_MAX)
+        return vn_fail(err, VN_E_LIMIT, "'%s' is larger than an object may be",
+                       path);
+    *ret_size = (uint64_t)size;
+    return vn_steal_fd(&fd);
+}
+
+/*
+ * The first run at or after `offset` that is not a hole; its start and end are
+ * on page boundaries, or the end is the file's. *ret_start == size: none.
+ * A file that cannot tell is all data.
+ */
+static void next_data(int fd, uint64_t size, uint64_t offset,
+                      uint64_t *ret_start, uint64_t *ret_end)
+{
+    off_t start = lseek(fd, (off_t)offset, SEEK_DATA);
+    off_t end;
+
+    *ret_start = offset;
+    *ret_end = size;
+    if (start < 0) {
+        if (errno == ENXIO)
+            *ret_start = size;
+        return;
+    }
+    end = lseek(fd, start, SEEK_HOLE);
+    start -= start % (off_t)STORE_PAGE_SIZE;
+    if ((uint64_t)start > offset)
+        *ret_start = (uint64_t)start;
+    if (end < 0 || (uint64_t)end >= size)
+        return;
+    end += (off_t)(STORE_PAGE_SIZE - 1);
+    end -= end % (off_t)STORE_PAGE_SIZE;
+    if ((uint64_t)end < size)
+        *ret_end = (uint64_t)end;
+}
+
+static int put_data(struct put *p, int fd, uint64_t size,
+                    struct image_writer *image, struct vn_err *err)
+{
+    uint64_t offset = 0, start, end;
+
+    while (offset < size) {
+        next_data(fd, size, offset, &start, &end);
+        for (offset = start; offset < end;) {
+            size_t n =
+                end - offset < BLOCK_SIZE ? (size_t)(end - offset) : BLOCK_SIZE;
+
+            if (io_pread(fd, p->block, n, offset, err) < 0 ||
+                image_writer_put(image, offset, p->block, n, err) < 0)
+                return -1;
+            offset += n;
+            ui_progress_update(&p->progress, p->done + offset, p->total);
+        }
+    }
+    p->done += size;
+    ui_progress_update(&p->progress, p->done, p->total);
+    return 0;
+}
+
+static char *object_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return vn_format(OBJECT_ROOT "%s", slash ? slash + 1 : path);
+}
+
+static int put_file(struct put *p, const char *path, struct vn_err *err)
+{
+    vn_auto(free) char *object = object_name(path);
+    vn_auto(image_writer) struct image_writer *image = NULL;
+    struct vn_err no_parent = VN_ERR_INIT;
+    struct map_root root, parent;
+    uint64_t size;
+    vn_auto(close) int fd = open_image(path, &size, err);
+    bool has_parent = p->parent && manifest_object(p->parent, object, &parent,
+                                                   &no_parent) == 0;
+
+    if (fd < 0)
+        return -1;
+    image =
+        image_writer_open(p->writer, size, has_parent ? &parent : NULL, err);
+    if (!image || put_data(p, fd, size, image, err) < 0 ||
+        image_writer_finish(image, &root, err) < 0)
+        return vn_wrap(err, "'%s'", path);
+    manifest_add(p->manifest, object, &root);
+    return 0;
+}
+
+/* All that can be wrong with the files, before anything is read. */
+static int check_files(struct put *p, struct vn_err *err)
+{
+    vn_auto(json) json_t *seen = json_object();
+
+    for (int i = 0; i < p->args->count; i++) {
+        const char *path = p->args->files[i];
+        vn_auto(free) char *object = object_name(path);
+        uint64_t size;
+        vn_auto(close) int fd = open_image(path, &size, err);
+
+        if (fd < 0)
+            return -1;
+        if (json_object_get(seen, object))
+            return vn_fail(err, VN_E_EXISTS,
+                           "two files would be the object '%s'", object);
+        if (json_object_set_new(seen, object, json_true()) < 0)
+            return vn_fail(err, VN_E_FORMAT, "the name of '%s' is not UTF-8",
+                           path);
+        p->total += size;
+    }
+    return 0;
+}
+
+/* Commit under the name given, or the next of its series. */
+static int commit(struct put *p, struct vn_err *err)
+{
+    bool series = strchr(p->args->name, '@') == NULL;
+
+    for (int tries = 0;; tries++) {
+        vn_auto(free) char *name =
+            series ? store_next_name(p->store, p->args->name, err)
+                   : vn_strdup(p->args->name);
+
+        if (!name)
+            return -1;
+        json_object_set_new(p->manifest, "name", json_string(name));
+        if (store_commit(p->store, p->manifest, err) == 0)
+            return 0;
+        if (!series || err->code != VN_E_EXISTS || tries == NAME_TRIES)
+            return -1;
+    }
+}
+
+static void print_summary(const struct put *p,
+                          const struct store_counts *counts)
+{
+    vn_auto(json) json_t *out = NULL;
+    const char *name = jsonx_string_or(p->manifest, "name", "");
+    char read[16], fresh[16], stored[16];
+
+    if (p->args->common.json) {
+        out = json_pack("{ss so}", "name", name, "bytes",
+                        cmd_counts_json(counts));
+        ui_json_print(out);
+        return;
+    }
+    io_format_size(counts->bytes_read, read);
+    io_format_size(counts->bytes_new, fresh);
+    io_format_size(counts->bytes_stored, stored);
+    printf("%s: %s read, %s new, %s stored\n", name, read, fresh, stored);
+}
+
+static int put_all(struct put *p, struct vn_err *err)
+{
+    vn_auto(store_writer) struct store_writer *writer = NULL;
+    struct store_counts counts;
+    json_t *meta = json_object();
+
+    json_object_set_new(p->manifest, "meta", meta);
+    if (check_files(p, err) < 0)
+        return -1;
+    p->writer = writer = store_writer_open(p->store, err);
+    if (!writer)
+        return -1;
+    ui_progress_begin(&p->progress, "put", &p->args->common);
+    for (int i = 0; i < p->args->count; i++)
+        if (put_file(p, p->args->files[i], err) < 0) {
+            ui_progress_end(&p->progress);
+            return -1;
+        }
+    ui_progress_end(&p->progress);
+    if (store_writer_flush(writer, err) < 0)
+        return -1;
+    store_writer_counts(writer, &counts);
+    json_object_set_new(meta, "bytes", cmd_counts_json(&counts));
+    if (commit(p, err) < 0)
+        return -1;
+    print_summary(p, &counts);
+    return 0;
+}
+
+int cmd_put(int argc, char **argv, struct vn_err *err)
+{
+    static const struct argp argp = {
+        .parser = parse,
+        .args_doc = "NAME FILE...",
+        .doc = "Keep image files or block devices as a snapshot. Without \"@N\""
+               " in NAME it becomes the next of the series: NAME@1, NAME@2,"
+               " ... Holes of sparse files are not read.",
+        .children = children,
+    };
+    vn_auto(store) struct store *store = NULL;
+    vn_auto(json) json_t *parent = NULL, *manifest = NULL;
+    vn_auto(free) char *series = NULL;
+    vn_auto(free) uint8_t *block = NULL;
+    struct vn_err none = VN_ERR_INIT;
+    struct args args = {0};
+    struct put put = {.args = &args};
+
+    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    put.store = store = cmd_open_store(&args.common, err);
+    if (!store)
+        return -1;
+    series = strndup(args.name, strcspn(args.name, "@"));
+    put.block = block = vn_alloc(BLOCK_SIZE);
+    put.manifest = manifest = manifest_new(args.name, KIND);
+    /* An unreadable parent costs time only; verify is who reports it. */
+    put.parent = parent = store_load_latest(store, series, &none);
+    return put_all(&put, err) < 0 ? -1 : CMD_OK;
+}
