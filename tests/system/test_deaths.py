@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Deaths in the middle of a snapshot: of a VM, an agent, a coordinator, a
+switch. Whoever dies, no VM stays paused, no message is lost by those who
+live, and no half snapshot is visible."""
+
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                "..", "lib"))
+import system_test  # noqa: E402
+
+
+class Deaths(system_test.BedTest):
+    """Each test starts its own network and takes it down."""
+
+    UP = False
+    VMS = {"a": "h1", "b": "h1", "c": "h2"}
+
+    def setUp(self):
+        self.bed.put_consoles_aside()
+        self.before = set(self.names())
+
+    def up(self):
+        self.bed.vnstore("up", self.yaml)
+        self.wait_up()
+
+    def tearDown(self):
+        self.bed.kill_vms()
+        for name in self.bed.hosts:
+            self.bed.kill_host(name)
+            self.bed.start_host(name)
+        self.assert_store_sound()
+
+    def restart_agent(self, name, env):
+        self.bed.kill(self.bed.hosts[name].agent)
+        self.bed.start_agent(name, env)
+
+    def memory_goes_on(self, names=None):
+        """The VMs run, whether or not a network joins them."""
+        guests = [o for o in self.oracles() if names is None or
+                  o.name in names]
+        start = {o: o.last()["mem_pages"] for o in guests}
+        end = time.monotonic() + 30
+        while any(o.last()["mem_pages"] <= start[o] + 500 for o in guests):
+            if time.monotonic() > end:
+                self.fail("a VM stands still: " + ", ".join(
+                    o.name for o in guests
+                    if o.last()["mem_pages"] <= start[o] + 500))
+            time.sleep(0.1)
+
+    def assert_nothing_new(self):
+        self.assertEqual(set(self.names()), self.before)
+
+    # ---- a VM ----
+
+    def vm_dies(self, delay):
+        self.up()
+        snapshot = self.bed.start_vnstore("snapshot", self.yaml)
+        time.sleep(delay)
+        self.assertEqual(self.bed.kill_vms(vm="b"), 1)
+        stderr = snapshot.communicate(timeout=60)[1]
+        print(stderr.strip(), flush=True)
+        self.assertEqual(snapshot.returncode, 1, stderr)
+        self.assertIn("'b'", stderr)
+        self.memory_goes_on({"a", "c"})
+        self.assert_nothing_new()
+
+    def test_vm_dies_early(self):
+        self.vm_dies(0.05)
+
+    def test_vm_dies_while_saved(self):
+        self.vm_dies(0.4)
+
+    def test_vm_is_dead_already(self):
+        self.up()
+        self.bed.kill_vms(vm="b")
+        result = self.bed.vnstore("snapshot", self.yaml, check=False)
+        self.assert_fails(result, "'b'")
+        self.memory_goes_on({"a", "c"})
+        self.assert_nothing_new()
+
+    # ---- an agent ----
+
+    def agent_dies(self, fault):
+        self.restart_agent("h1", {"VN_FAULT": fault})
+        self.up()
+        result = self.bed.vnstore("snapshot", self.yaml, check=False)
+        print(result.stderr.strip(), flush=True)
+        self.assert_fails(result, "h1")
+        self.assertIsNotNone(self.bed.hosts["h1"].agent.poll(),
+                             f"{fault} did not kill the agent")
+        self.assert_goes_on()
+        self.assert_nothing_new()
+
+    def test_agent_dies_holding(self):
+        self.agent_dies("agent.hold:1:kill")
+
+    def test_agent_dies_with_stopped_vms(self):
+        self.agent_dies("agent.stopped:1:kill")
+
+    def test_agent_dies_after_capture(self):
+        self.agent_dies("agent.captured:1:kill")
+
+    def test_agent_dies_when_saved(self):
+        self.agent_dies("agent.saved:1:kill")
+
+    def test_agent_fails(self):
+        """It lives and says what went wrong; the next snapshot succeeds."""
+        self.restart_agent("h1", {"VN_FAULT": "agent.captured"})
+        self.up()
+        result = self.bed.vnstore("snapshot", self.yaml, check=False)
+        self.assert_fails(result, "h1")
+        self.assert_goes_on()
+        self.assert_nothing_new()
+        self.bed.vnstore("snapshot", self.yaml)
+        self.assert_goes_on()
+
+    # ---- the coordinator ----
+
+    def test_coordinator_dies(self):
+        """At three moments, the last one just before the commit."""
+        self.up()
+        for delay in (0.05, 0.3):
+            snapshot = self.bed.start_vnstore("snapshot", self.yaml)
+            time.sleep(delay)
+            snapshot.kill()
+            snapshot.communicate()
+            self.assert_goes_on()
+            self.assert_nothing_new()
+        result = self.bed.vnstore("snapshot", self.yaml, check=False,
+                                  env={"VN_FAULT": "coord.commit:1:kill"})
+        self.assertEqual(result.returncode, -9)
+        self.assert_goes_on()
+        self.assert_nothing_new()
+        self.bed.vnstore("snapshot", self.yaml)
+        self.assert_goes_on()
+
+    # ---- a switch ----
+
+    def test_switch_dies(self):
+        """Its network is gone, its VMs are not."""
+        self.up()
+        snapshot = self.bed.start_vnstore("snapshot", self.yaml)
+        time.sleep(0.05)
+        self.bed.kill(self.bed.hosts["h1"].violind)
+        stderr = snapshot.communicate(timeout=90)[1]
+        print(stderr.strip(), flush=True)
+        self.assertEqual(snapshot.returncode, 1, stderr)
+        self.assertIn("h1", stderr)
+        self.memory_goes_on()
+        self.assert_nothing_new()
+
+
+if __name__ == "__main__":
+    system_test.main()
