@@ -79,7 +79,7 @@ static int write_disk(struct store *store, const struct map_root *root,
     fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return vn_fail(err, errno, "open '%s'", path);
-    if (fault_hit("rehydrate-disk"))
+    if (fault_hit("restore.disk"))
         return vn_fail(err, ENOSPC, "write '%s'", path);
     if (copy_image(image, root->size, fd, err) < 0)
         return vn_wrap(err, "'%s'", path);

@@ -190,7 +190,7 @@ static void test_missing_disk(void **state)
 
 static void test_disk_full(void **state)
 {
-    fault_set("rehydrate-disk:2");
+    fault_set("restore.disk:2");
     expect_clean_failure(*state, ENOSPC, "VM 'a': disk 1: write '");
     fault_set(NULL);
     assert_int_equal(fake.freed, 0);
