@@ -139,13 +139,10 @@ static int remove_kind(struct vm_qemu *v, const struct kind *kind,
 
 static int stop_nbd(struct vm_qemu *v, struct vn_err *err)
 {
-    vn_auto(free) char *socket = vm_qemu_path(v, "nbd.sock");
-
     if (v->nbd_started &&
         qmp_command(v->qmp, "nbd-server-stop", NULL, NULL, err) < 0)
         return -1;
     v->nbd_started = false;
-    unlink(socket);
     return 0;
 }
 
@@ -162,6 +159,9 @@ static void unlink_overlays(const struct vm_qemu *v)
 /* What lies with us and not in QEMU. */
 static void forget(struct vm_qemu *v)
 {
+    vn_auto(free) char *socket = vm_qemu_path(v, "nbd.sock");
+
+    unlink(socket);
     unlink_overlays(v);
     vm_qemu_keeper_end(v);
     spool_free(v->spool);

@@ -41,7 +41,8 @@
 
 /* Hold a pthread mutex until the end of the scope. */
 #define vn_lock_scope(m)                                                       \
-    vn_auto(unlock) pthread_mutex_t *vn_lock_held = vn_lock_take(m)
+    vn_auto(unlock) __attribute__((unused)) pthread_mutex_t *vn_lock_held =    \
+        vn_lock_take(m)
 
 void vn_auto_free(void *p);
 void vn_auto_close(int *fd);

@@ -122,20 +122,29 @@ static int dispatch(struct agent *agent, struct wire *wire, const char *type,
 
 static void on_message(void *context, struct wire *wire, const json_t *message)
 {
+    struct agent_conn *conn = context;
     struct vn_err err = VN_ERR_INIT;
     const char *type = "message";
 
     log_debug("message from %s: %.40s", wire_address(wire),
               jsonx_string_or(message, "type", "?"));
     if (jsonx_string(message, "type", &type, &err) < 0 ||
-        dispatch(context, wire, type, message, &err) < 0)
+        dispatch(conn->agent, wire, type, message, &err) < 0)
         agent_reply_failed(wire, type, &err);
+}
+
+static void conn_free(struct agent_conn *conn)
+{
+    LIST_REMOVE(conn, link);
+    wire_free(conn->wire);
+    free(conn);
 }
 
 static void on_closed(void *context, struct wire *wire,
                       const struct vn_err *why)
 {
-    struct agent *agent = context;
+    struct agent_conn *conn = context;
+    struct agent *agent = conn->agent;
     struct agent_net *net, *next;
 
     log_debug("connection %s closed: %s", wire_address(wire), why->msg);
@@ -144,7 +153,7 @@ static void on_closed(void *context, struct wire *wire,
         agent_cut_wire_lost(net, wire);
         agent_net_wire_lost(net, wire);
     }
-    wire_free(wire);
+    conn_free(conn);
 }
 
 static const struct wire_events wire_events = {
@@ -154,7 +163,12 @@ static const struct wire_events wire_events = {
 
 static void on_accept(void *context, struct wire *wire)
 {
-    wire_set_events(wire, &wire_events, context);
+    struct agent_conn *conn = vn_alloc(sizeof(*conn));
+
+    conn->agent = context;
+    conn->wire = wire;
+    LIST_INSERT_HEAD(&conn->agent->conns, conn, link);
+    wire_set_events(wire, &wire_events, conn);
 }
 
 /* ---- violind's notices (on its client's thread) ------------------------- */
@@ -253,6 +267,7 @@ struct agent *agent_new(const struct agent_opts *opts, struct vn_err *err)
     char *resolved;
 
     LIST_INIT(&agent->nets);
+    LIST_INIT(&agent->conns);
     agent->name = vn_strdup(opts->name);
     if (agent_open(agent, opts, err) < 0) {
         agent_free(agent);
@@ -272,6 +287,7 @@ int agent_run(struct agent *agent, struct vn_err *err)
 
 void agent_free(struct agent *agent)
 {
+    struct agent_conn *conn;
     struct agent_net *net;
 
     if (!agent)
@@ -281,6 +297,8 @@ void agent_free(struct agent *agent)
     free(agent->listeners);
     while ((net = LIST_FIRST(&agent->nets)))
         agent_net_free(net);
+    while ((conn = LIST_FIRST(&agent->conns)))
+        conn_free(conn);
     violin_client_close(agent->violin);
     mailbox_free(agent->mailbox);
     for (size_t i = 0; i < VN_COUNT(agent->signals); i++)

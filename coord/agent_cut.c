@@ -27,6 +27,15 @@ static void perform(struct agent_net *net,
 static void tell(struct agent_net *net, const char *type, uint32_t epoch,
                  json_t *body);
 
+/* Nothing of the cut is left: the next may come. */
+static void tell_if_idle(struct agent_net *net)
+{
+    if (!agent_cut_idle(net))
+        return;
+    tell(net, "idle", net->cut.epoch, json_object());
+    net->coordinator = NULL;
+}
+
 static void set_timer(struct agent_net *net)
 {
     uint64_t now_ns = clock_now_ns();
@@ -55,10 +64,8 @@ static void feed(struct agent_net *net, const struct cut_agent_event *event)
     for (size_t i = 0; i < count; i++)
         perform(net, &actions[i]);
     set_timer(net);
-    if (before != CUT_AGENT_IDLE && net->cut.state == CUT_AGENT_IDLE) {
-        tell(net, "idle", net->cut.epoch, json_object());
-        net->coordinator = NULL;
-    }
+    if (before != CUT_AGENT_IDLE)
+        tell_if_idle(net);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *context)
@@ -83,7 +90,7 @@ void agent_cut_done(struct agent_net *net)
 
 bool agent_cut_idle(const struct agent_net *net)
 {
-    return net->cut.state == CUT_AGENT_IDLE;
+    return net->cut.state == CUT_AGENT_IDLE && !net->closing;
 }
 
 /* ---- tasks -------------------------------------------------------------- */
@@ -115,6 +122,27 @@ static void post(struct agent_net *net, struct worker *worker,
                                          .run = run,
                                          .done = task_done,
                                          .success_event = (int)success});
+}
+
+/* Its success is no event, or was reported as it happened. */
+static void failure_only(struct agent_task *task)
+{
+    if (task->rc < 0)
+        task_done(task);
+}
+
+/* A task whose success is no event by itself. */
+static void post_quiet(struct agent_net *net, struct worker *worker,
+                       struct agent_vm *vm,
+                       int (*run)(struct agent_task *, struct vn_err *),
+                       void (*done)(struct agent_task *))
+{
+    agent_task_post(net->agent, worker,
+                    &(struct agent_task){.net = net,
+                                         .vm = vm,
+                                         .epoch = net->cut.epoch,
+                                         .run = run,
+                                         .done = done});
 }
 
 /* An event from within a task that goes on. */
@@ -164,7 +192,7 @@ static int prepare_vm(struct agent_task *task, struct vn_err *err)
 
     forget_cut(task->vm);
     task->vm->fragment = manifest_new("fragment", "vne");
-    return wrap_vm(task, vm_prepare(task->vm->vm, &opts, err), err);
+    return vm_prepare(task->vm->vm, &opts, err);
 }
 
 static int stop_vm(struct agent_task *task, struct vn_err *err)
@@ -174,12 +202,12 @@ static int stop_vm(struct agent_task *task, struct vn_err *err)
     uint64_t patience_ms =
         task->net->cut.pause_limit_ns / VN_MS + AGENT_WATCHDOG_EXTRA_MS;
 
-    if (watchdog_arm(task->net->agent->watchdog, vm->state_dir,
+    if (watchdog_arm(task->net->agent->watchdog, vm->label,
                      vm_rescue_address(vm->vm), vm_pid(vm->vm),
                      (unsigned)patience_ms, err) < 0)
         return wrap_vm(task, -1, err);
     if (vm_stop(vm->vm, &vm->stop_wall_ns, err) < 0)
-        return wrap_vm(task, -1, err);
+        return -1;
     if (fault_hit("agent.stopped"))
         return vn_fail(err, EIO, "fault point agent.stopped");
     return 0;
@@ -192,8 +220,22 @@ static void vm_runs_again(void *context)
     if (task->vm->resumed_told)
         return;
     task->vm->resumed_told = true;
-    watchdog_disarm(task->net->agent->watchdog, task->vm->state_dir);
+    watchdog_disarm(task->net->agent->watchdog, task->vm->label);
     report_early(task, CUT_AGENT_VM_RESUMED);
+}
+
+static int capture_vm(struct agent_task *task, struct vn_err *err)
+{
+    struct agent_vm *vm = task->vm;
+
+    if (vm_capture(vm->vm, err) < 0)
+        return -1;
+    report_early(task, CUT_AGENT_VM_CAPTURED);
+    if (vm_chosen_mode(vm->vm) != VM_MODE_STOP)
+        vm_runs_again(task);
+    if (fault_hit("agent.captured"))
+        return vn_fail(err, EIO, "fault point agent.captured");
+    return 0;
 }
 
 static int save_vm(struct agent_task *task, struct vn_err *err)
@@ -211,23 +253,9 @@ static int save_vm(struct agent_task *task, struct vn_err *err)
     if (fault_hit("agent.saved"))
         return vn_fail(err, EIO, "fault point agent.saved");
     if (store_writer_flush(writer, err) < 0)
-        return -1;
+        return wrap_vm(task, -1, err);
     store_writer_counts(writer, &vm->counts);
     return 0;
-}
-
-static int capture_vm(struct agent_task *task, struct vn_err *err)
-{
-    struct agent_vm *vm = task->vm;
-
-    if (vm_capture(vm->vm, err) < 0)
-        return wrap_vm(task, -1, err);
-    report_early(task, CUT_AGENT_VM_CAPTURED);
-    if (vm_chosen_mode(vm->vm) != VM_MODE_STOP)
-        vm_runs_again(task);
-    if (fault_hit("agent.captured"))
-        return vn_fail(err, EIO, "fault point agent.captured");
-    return wrap_vm(task, save_vm(task, err), err);
 }
 
 static int finish_vm(struct agent_task *task, struct vn_err *err)
@@ -255,7 +283,7 @@ static int abort_vm(struct agent_task *task, struct vn_err *err)
         err->code = 0;
         return 0;
     }
-    watchdog_disarm(task->net->agent->watchdog, vm->state_dir);
+    watchdog_disarm(task->net->agent->watchdog, vm->label);
     return 0;
 }
 
@@ -316,13 +344,6 @@ static int release_ports(struct agent_task *task, struct vn_err *err)
     return 0;
 }
 
-/* The release worked: nothing the machine waits for. */
-static void release_done(struct agent_task *task)
-{
-    if (task->rc < 0)
-        task_done(task);
-}
-
 static int store_port_records(struct agent_net *net,
                               struct store_writer *writer,
                               const struct agent_vm *vm, unsigned nic,
@@ -379,6 +400,18 @@ static int close_channels(struct agent_task *task, struct vn_err *err)
     return store_records(net, err);
 }
 
+/* The closer may end after the machine gave up. */
+static void channels_closed(struct agent_task *task)
+{
+    struct agent_net *net = task->net;
+
+    net->closing = false;
+    if (net->cut.state == CUT_AGENT_IDLE)
+        tell_if_idle(net);
+    else
+        task_done(task);
+}
+
 static int abort_switch(struct agent_task *task, struct vn_err *err)
 {
     return violin_abort(task->net->agent->violin, task->net->vni, task->epoch,
@@ -397,16 +430,6 @@ static void switch_left(struct agent_task *task)
     if (task->rc < 0)
         log_warn("network '%s': ending the cut: %s", task->net->name,
                  task->err.msg);
-}
-
-static void post_switch_end(struct agent_net *net,
-                            int (*run)(struct agent_task *, struct vn_err *))
-{
-    agent_task_post(net->agent, net->switcher,
-                    &(struct agent_task){.net = net,
-                                         .epoch = net->cut.epoch,
-                                         .run = run,
-                                         .done = switch_left});
 }
 
 /* ---- messages to the coordinator ---------------------------------------- */
@@ -489,13 +512,20 @@ static void perform_switch(struct agent_net *net,
         post(net, net->switcher, NULL, flip_ports, CUT_AGENT_FLIPPED);
         return;
     case CUT_AGENT_DO_CLOSE:
-        post(net, net->closer, NULL, close_channels, CUT_AGENT_CLOSED);
+        net->closing = true;
+        agent_task_post(
+            net->agent, net->closer,
+            &(struct agent_task){.net = net,
+                                 .epoch = net->cut.epoch,
+                                 .run = close_channels,
+                                 .done = channels_closed,
+                                 .success_event = CUT_AGENT_CLOSED});
         return;
     case CUT_AGENT_DO_ABORT_SWITCH:
-        post_switch_end(net, abort_switch);
+        post_quiet(net, net->switcher, NULL, abort_switch, switch_left);
         return;
     case CUT_AGENT_DO_FINISH_SWITCH:
-        post_switch_end(net, finish_switch);
+        post_quiet(net, net->switcher, NULL, finish_switch, switch_left);
         return;
     default:
         abort(); /* perform() sends no other */
@@ -513,15 +543,13 @@ static void perform_vm(struct agent_net *net, enum cut_agent_action_kind kind,
         post(net, vm->worker, vm, stop_vm, CUT_AGENT_VM_STOPPED);
         return;
     case CUT_AGENT_DO_CAPTURE:
-        post(net, vm->worker, vm, capture_vm, CUT_AGENT_VM_SAVED);
+        post_quiet(net, vm->worker, vm, capture_vm, failure_only);
+        return;
+    case CUT_AGENT_DO_SAVE:
+        post(net, vm->worker, vm, save_vm, CUT_AGENT_VM_SAVED);
         return;
     case CUT_AGENT_DO_RELEASE:
-        agent_task_post(net->agent, net->switcher,
-                        &(struct agent_task){.net = net,
-                                             .vm = vm,
-                                             .epoch = net->cut.epoch,
-                                             .run = release_ports,
-                                             .done = release_done});
+        post_quiet(net, net->switcher, vm, release_ports, failure_only);
         return;
     case CUT_AGENT_DO_FINISH:
         post(net, vm->worker, vm, finish_vm, CUT_AGENT_VM_CLEAN);
@@ -554,6 +582,7 @@ static void perform(struct agent_net *net,
     case CUT_AGENT_DO_PREPARE:
     case CUT_AGENT_DO_STOP:
     case CUT_AGENT_DO_CAPTURE:
+    case CUT_AGENT_DO_SAVE:
     case CUT_AGENT_DO_RELEASE:
     case CUT_AGENT_DO_FINISH:
     case CUT_AGENT_DO_ABORT_VM:

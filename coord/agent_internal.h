@@ -23,9 +23,10 @@
 #define AGENT_CLOSE_MS  500 /* for channels to close after the cut */
 #define AGENT_STEP_NS   (30 * VN_SEC)
 /* A VM stands this long at most; past it the cut is given up. */
-#define AGENT_PAUSE_LIMIT_NS     (5 * VN_SEC)
-#define AGENT_STOP_MODE_LIMIT_NS (600 * VN_SEC) /* memory is saved meanwhile   \
-                                                 */
+#define AGENT_PAUSE_LIMIT_NS (5 * VN_SEC)
+#define AGENT_STOP_MODE_LIMIT_NS                                               \
+    (600 * VN_SEC)                   /* memory is saved meanwhile              \
+                                      */
 #define AGENT_WATCHDOG_EXTRA_MS 2000 /* its patience is that much longer */
 
 struct agent_net;
@@ -34,6 +35,7 @@ struct agent_vm {
     struct agent_net *net;
     unsigned index;
     const char *name; /* config.name */
+    char *label;      /* "NETWORK/VM", for the watchdog */
     struct vm_config config;
     char *state_dir;
     char *ports[VM_NICS_MAX]; /* names at the switch: "a.0" */
@@ -81,8 +83,16 @@ struct agent_net {
     struct wire *coordinator; /* NULL: none, or lost */
     struct event *timer;
     enum vm_mode mode;
+    bool closing;    /* the closer still works on the fields below */
     json_t *records; /* manifest fragment with recorded frames */
     struct violin_report report;
+};
+
+/* A coordinator's connection. */
+struct agent_conn {
+    LIST_ENTRY(agent_conn) link;
+    struct agent *agent;
+    struct wire *wire;
 };
 
 struct agent {
@@ -97,6 +107,7 @@ struct agent {
     struct watchdog *watchdog;
     struct event *signals[2];
     LIST_HEAD(, agent_net) nets;
+    LIST_HEAD(, agent_conn) conns;
 };
 
 /* A piece of blocking work: run() on a worker, then done() on the loop. */

@@ -255,6 +255,7 @@ static void take_vm(struct agent_net *net, struct vne_vm *from)
     vm->name = vm->config.name;
     vm->state_dir =
         vn_format("%s/vms/%s.%s", net->agent->state_dir, net->name, vm->name);
+    vm->label = vn_format("%s/%s", net->name, vm->name);
     vm->worker = worker_start(vm->name);
     for (unsigned i = 0; i < vm->config.nic_count; i++) {
         struct vm_nic *nic = &vm->config.nics[i];
@@ -308,6 +309,7 @@ static void vm_done(struct agent_vm *vm)
     json_decref(vm->saved.meta);
     vm_config_done(&vm->config);
     free(vm->state_dir);
+    free(vm->label);
 }
 
 void agent_net_free(struct agent_net *net)

@@ -14,7 +14,8 @@
  *   PREPARE(e) ----> prepare every VM, arm
  *        <---- READY
  *   CUT(e) --------> hold all -> stop all -> cut all ports
- *                    -> capture each -> release each's ports
+ *                    -> capture each -> release each's ports;
+ *                    save all when all are captured
  *        <---- CUT_DONE (when every VM runs again)
  *        <---- SAVED    (all objects durable, all channels closed)
  *   commit the manifest; COMMIT(e) -> finish
@@ -146,7 +147,8 @@ enum cut_agent_state {
     CUT_AGENT_HOLDING,   /* deliveries held, waiting to settle */
     CUT_AGENT_STOPPING,  /* until every VM stands */
     CUT_AGENT_FLIPPING,  /* ports drain and move to the epoch */
-    CUT_AGENT_CAPTURING, /* until every VM runs again */
+    CUT_AGENT_CAPTURING, /* until every VM's instant is captured */
+    CUT_AGENT_RESUMING,  /* until every VM runs again */
     CUT_AGENT_SAVING,
     CUT_AGENT_SAVED,     /* told the coordinator; waits for COMMIT */
     CUT_AGENT_FINISHING, /* committed; VMs being cleaned */
@@ -187,7 +189,8 @@ enum cut_agent_action_kind {
     CUT_AGENT_DO_HOLD,          /* violin_hold, all ports */
     CUT_AGENT_DO_STOP,          /* watchdog armed, vm_stop */
     CUT_AGENT_DO_FLIP,          /* violin_cut, all ports */
-    CUT_AGENT_DO_CAPTURE,       /* vm_capture; then begin vm_save */
+    CUT_AGENT_DO_CAPTURE,       /* vm_capture */
+    CUT_AGENT_DO_SAVE,          /* vm_save; begins when all are captured */
     CUT_AGENT_DO_RELEASE,       /* violin_release of the VM's ports */
     CUT_AGENT_DO_CLOSE,         /* violin_await_closed, store the records */
     CUT_AGENT_DO_FINISH,        /* vm_finish */

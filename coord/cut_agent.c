@@ -11,7 +11,8 @@
  * hold, stop, flip, capture, release is what makes the cut consistent: no
  * frame is delivered between the moment its effects are awaited to settle and
  * the capture; no VM runs between the last frame it sent in the old epoch and
- * the capture; no VM runs in the new epoch before it was captured.
+ * the capture; no VM runs in the new epoch before it was captured. Saving
+ * begins when all are captured: its work shall not lengthen a pause.
  *
  * Giving up is one action list from every state: each VM that the cut touched
  * ("dirty") is aborted, the switch too. Actions of one VM are performed in
@@ -261,6 +262,9 @@ static bool is_complete(const struct cut_agent *a)
             all = a->vms[i].stopped;
             break;
         case CUT_AGENT_CAPTURING:
+            all = a->vms[i].captured;
+            break;
+        case CUT_AGENT_RESUMING:
             all = a->vms[i].resumed;
             break;
         case CUT_AGENT_SAVING:
@@ -315,6 +319,10 @@ static void enter_next(struct cut_agent *a, uint64_t now_ns, struct out *out)
         emit_alone(out, CUT_AGENT_DO_CLOSE);
         return;
     case CUT_AGENT_CAPTURING:
+        a->state = CUT_AGENT_RESUMING;
+        emit_for_all(a, out, CUT_AGENT_DO_SAVE);
+        return;
+    case CUT_AGENT_RESUMING:
         a->state = CUT_AGENT_SAVING;
         a->pause_until_ns = UINT64_MAX;
         emit_alone(out, CUT_AGENT_SEND_CUT_DONE);

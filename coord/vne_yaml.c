@@ -55,6 +55,10 @@ int vne_node_fail(struct vn_err *err, const char *file,
     va_start(args, format);
     vsnprintf(sentence, sizeof(sentence), format, args);
     va_end(args);
+    /* What it quotes may hold anything, and ends up on a terminal. */
+    for (char *p = sentence; *p; p++)
+        if ((unsigned char)*p < ' ' || *p == 127)
+            *p = '?';
     return fail_at(err, file, node->line, node->column, sentence);
 }
 

@@ -17,7 +17,7 @@
  * Invariants: `armed` in the child is a prefix of count entries, names unique;
  * the agent's copy of the names is the same set, sooner.
  *
- * Limits: WATCHDOG_VMS_MAX entries of about 270 bytes, allocated at the start.
+ * Limits: WATCHDOG_VMS_MAX entries of about 400 bytes, allocated at the start.
  * Concurrency: the agent's side holds one lock; the child is single-threaded.
  *
  * Not done: protection from the out-of-memory killer, or from a service

@@ -39,7 +39,7 @@ int engine_free_space(struct engine *engine, uint64_t *ret_bytes,
 void engine_close(struct engine *engine); /* NULL is fine */
 
 /* The local engine: files below the directory `dir`, which exists. */
-struct engine *engine_file_open(const char *dir, struct vn_err *err)
-    VN_MUST_USE;
+struct engine *engine_file_open(const char *dir,
+                                struct vn_err *err) VN_MUST_USE;
 
 #endif

@@ -48,7 +48,7 @@ struct engine_file {
     struct engine engine;
     char *dir;
     pthread_mutex_t lock;
-    uint64_t tick;              /* guarded by lock */
+    uint64_t tick;               /* guarded by lock */
     struct pack_fd fds[FDS_MAX]; /* guarded by lock */
 };
 
@@ -204,11 +204,12 @@ static int file_put(struct engine *engine, uint64_t pack_id,
         unlink(temporary);
         return -1;
     }
-    if (fault_hit("store.pack.syncdir") || io_sync_dir(dir, err) < 0) {
+    result = fault_hit("store.pack.syncdir")
+                 ? vn_fail(err, EIO, "sync directory '%s'", dir)
+                 : io_sync_dir(dir, err);
+    if (result < 0)
         unlink(path);
-        return vn_fail(err, EIO, "sync directory '%s'", dir);
-    }
-    return 0;
+    return result;
 }
 
 static int file_free_space(struct engine *engine, uint64_t *ret_bytes,

@@ -30,8 +30,10 @@
 #include <xxhash.h>
 
 static const char *const kind_names[CHUNK_KINDS] = {
-    [0] = "none",          [CHUNK_PAGE] = "page",
-    [CHUNK_LEAF] = "leaf", [CHUNK_INNER] = "inner",
+    [0] = "none",
+    [CHUNK_PAGE] = "page",
+    [CHUNK_LEAF] = "leaf",
+    [CHUNK_INNER] = "inner",
     [CHUNK_MANIFEST] = "manifest",
 };
 

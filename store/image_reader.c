@@ -90,8 +90,7 @@ static int read_node(struct image_reader *image, unsigned height,
                      uint64_t index, const struct map_node **ret,
                      struct vn_err *err)
 {
-    struct cached **place =
-        &image->cache[(index + 37u * height) % CACHE_SIZE];
+    struct cached **place = &image->cache[(index + 37u * height) % CACHE_SIZE];
     struct chunk_id id;
 
     if (*place && (*place)->valid && (*place)->index == index &&

@@ -51,7 +51,7 @@ struct image_writer {
     struct store *store;
     uint64_t size;
     uint64_t leaf_count;
-    struct leaf **leaves; /* leaf_count, NULL: all zeros so far */
+    struct leaf **leaves;        /* leaf_count, NULL: all zeros so far */
     struct image_reader *parent; /* NULL: none, or it failed */
     uint64_t parent_pages;
     struct waiting batch[BATCH_MAX];
@@ -143,8 +143,8 @@ static int resolve_batch(struct image_writer *image, struct vn_err *err)
     for (size_t i = 0; i < count; i++)
         pages[i] = image->batch[i].data;
     ident_pages(&image->store->ident, pages, count, ids);
-    if (store_writer_put(image->writer, CHUNK_PAGE, ids, pages,
-                         STORE_PAGE_SIZE, count, &stored, err) < 0) {
+    if (store_writer_put(image->writer, CHUNK_PAGE, ids, pages, STORE_PAGE_SIZE,
+                         count, &stored, err) < 0) {
         image->broken = true;
         return -1;
     }
@@ -193,8 +193,7 @@ static int wait_page(struct image_writer *image, uint64_t page,
 
 /* Does the parent have this content at the same place? Then *ret_id. */
 static bool parent_has(struct image_writer *image, uint64_t page,
-                       const struct fingerprint *print,
-                       struct chunk_id *ret_id)
+                       const struct fingerprint *print, struct chunk_id *ret_id)
 {
     struct vn_err ignored = VN_ERR_INIT;
     const struct map_node *leaf;

@@ -203,9 +203,8 @@ static int pack_decode_row(const struct index *index, const MDB_val *key,
     memcpy(&id, key->mv_data, 8);
     memcpy(&size, row, 8);
     memcpy(&count, row + 8, 4);
-    *ret = (struct index_pack){.id = be64toh(id),
-                               .size = le64toh(size),
-                               .count = le32toh(count)};
+    *ret = (struct index_pack){
+        .id = be64toh(id), .size = le64toh(size), .count = le32toh(count)};
     return 0;
 }
 
@@ -293,9 +292,9 @@ int index_stats(struct index *index, struct index_stats *ret,
         if (rc)
             return index_fail(index, rc, "statistics", err);
         entries[i] = st.ms_entries;
-        bytes += (st.ms_branch_pages + st.ms_leaf_pages +
-                  st.ms_overflow_pages) *
-                 st.ms_psize;
+        bytes +=
+            (st.ms_branch_pages + st.ms_leaf_pages + st.ms_overflow_pages) *
+            st.ms_psize;
     }
     *ret = (struct index_stats){.snapshots = entries[TABLE_SNAPSHOTS],
                                 .packs = entries[TABLE_PACKS],

@@ -247,8 +247,8 @@ static int check_meta(struct index *index, const uint8_t store_id[16],
                        index->dir, (unsigned long long)format, INDEX_FORMAT);
     if (mdb_get(txn, index->tables[TABLE_META], &key, &id) != 0 ||
         id.mv_size != 16 || memcmp(id.mv_data, store_id, 16) != 0)
-        return vn_fail(err, VN_E_CORRUPT,
-                       "index '%s' belongs to another store", index->dir);
+        return vn_fail(err, VN_E_CORRUPT, "index '%s' belongs to another store",
+                       index->dir);
     /* Committing a reader keeps the handles of the tables open. */
     return mdb_txn_commit(vn_steal(&txn)) == 0
                ? 0

@@ -391,7 +391,6 @@ int index_check_snapshots(struct index *index, char ret_problem[256],
         stats[0].ms_entries != stats[2].ms_entries)
         snprintf(ret_problem, 256,
                  "the index has %zu snapshots, %zu names and %zu ids",
-                 stats[0].ms_entries, stats[1].ms_entries,
-                 stats[2].ms_entries);
+                 stats[0].ms_entries, stats[1].ms_entries, stats[2].ms_entries);
     return 0;
 }

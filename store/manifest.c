@@ -213,7 +213,7 @@ uint64_t manifest_bytes(const json_t *manifest)
     const char *name;
     json_t *entry;
 
-    json_object_foreach(objects, name, entry)
+    json_object_foreach (objects, name, entry)
         sum += jsonx_u64_or(entry, "size", 0);
     return sum;
 }
@@ -229,8 +229,7 @@ static int check_objects(json_t *objects, struct vn_err *err)
     if (json_object_size(objects) > STORE_OBJECTS_MAX)
         return vn_fail(err, VN_E_LIMIT, "%zu objects, at most %u are allowed",
                        json_object_size(objects), STORE_OBJECTS_MAX);
-    json_object_foreach(objects, name, entry)
-    {
+    json_object_foreach (objects, name, entry) {
         if (check_object_name(objects, name, err) < 0)
             return -1;
         if (manifest_parse_root(entry, &root, err) < 0)

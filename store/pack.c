@@ -247,8 +247,8 @@ int pack_decode(unsigned kind, unsigned codec, const void *stored,
     }
     if (codec != CODEC_LZ4)
         return vn_fail(err, VN_E_CORRUPT, "unknown codec %u", codec);
-    size = LZ4_decompress_safe(stored, (char *)out, (int)stored_size,
-                               (int)limit);
+    size =
+        LZ4_decompress_safe(stored, (char *)out, (int)stored_size, (int)limit);
     if (size <= 0)
         return vn_fail(err, VN_E_CORRUPT, "does not decompress");
     *ret_size = (size_t)size;

@@ -38,7 +38,7 @@ static int check_maps(struct store *store, const json_t *manifest,
     const char *name;
     json_t *entry;
 
-    json_object_foreach(objects, name, entry)
+    json_object_foreach (objects, name, entry)
         if (manifest_parse_root(entry, &root, err) < 0 ||
             map_walk_check(store, &root, err) < 0)
             return vn_wrap(err, "object '%.200s'", name);
@@ -102,8 +102,8 @@ static int publish(struct store *store, struct index_snapshot *snapshot,
     if (index_find(store->index, &snapshot->id, 1, &place, err) < 0)
         return -1;
     known = place.stored_size > 0; /* deleted, and committed once more */
-    if (!known && write_manifest(store, id, text, strlen(text), &pack, &chunk,
-                                 err) < 0)
+    if (!known &&
+        write_manifest(store, id, text, strlen(text), &pack, &chunk, err) < 0)
         return -1;
     return index_publish(store->index, snapshot, numbered ? series : NULL,
                          number, known ? NULL : &pack, known ? NULL : &chunk,

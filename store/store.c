@@ -43,8 +43,7 @@ static int check_empty(const char *path, struct vn_err *err)
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             empty = false;
     closedir(dir);
-    return empty ? 0
-                 : vn_fail(err, ENOTEMPTY, "make a store in '%s'", path);
+    return empty ? 0 : vn_fail(err, ENOTEMPTY, "make a store in '%s'", path);
 }
 
 int store_init(const char *path, struct vn_err *err)

@@ -120,6 +120,11 @@ int store_put_bytes(struct store_writer *writer, const void *data, size_t size,
 
 /* ---- reading ---------------------------------------------------------- */
 
+/*
+ * Open an image for reading. VN_E_CORRUPT when its map is not there or
+ * damaged. One thread uses a reader at a time; readers are cheap (1 MiB at
+ * most), so each thread opens its own.
+ */
 struct image_reader *image_reader_open(struct store *store,
                                        const struct map_root *root,
                                        struct vn_err *err) VN_MUST_USE;
@@ -182,7 +187,8 @@ json_t *store_load(struct store *store, const char *snapshot,
 /* The newest snapshot of a series, or NULL with VN_E_NOT_FOUND. */
 json_t *store_load_latest(struct store *store, const char *series,
                           struct vn_err *err) VN_MUST_USE;
-/* An array of manifests, oldest first. */
+/* An array of manifests, oldest first. One that cannot be read is shown with
+ * the kind "damaged", without objects, and why in "meta"."damage". */
 json_t *store_list(struct store *store, struct vn_err *err) VN_MUST_USE;
 /* Remove a snapshot's name; its chunks stay until gc. */
 int store_delete(struct store *store, const char *snapshot,

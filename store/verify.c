@@ -50,8 +50,8 @@ static void set_insert(struct id_set *set, const struct chunk_id *id)
 void id_set_add(struct id_set *set, const struct chunk_id *id)
 {
     if (2 * (set->count + 1) > set->size) {
-        struct id_set grown = {.size = set->size ? 2 * set->size
-                                                 : SET_FIRST_SIZE};
+        struct id_set grown = {.size =
+                                   set->size ? 2 * set->size : SET_FIRST_SIZE};
 
         grown.slots = vn_alloc(grown.size * sizeof(*grown.slots));
         for (size_t i = 0; i < set->size; i++)
@@ -115,8 +115,7 @@ static int verify_objects(struct verify *v, const json_t *manifest, bool deep,
     const char *object;
     json_t *entry;
 
-    json_object_foreach(objects, object, entry)
-    {
+    json_object_foreach (objects, object, entry) {
         if (manifest_parse_root(entry, &root, err) < 0 ||
             verify_map(v, snapshot, object, &root, deep, err) < 0)
             return -1;

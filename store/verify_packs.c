@@ -227,8 +227,9 @@ static int check_stray(struct verify *v, const struct index_chunk *row,
     if (count == 1 && pack.id == row->place.pack_id)
         return 0;
     io_hex(row->id.bytes, STORE_ID_SIZE, hex);
-    verify_found(v, "chunk %s: the index places it in pack %012llx, which the "
-                    "index does not know",
+    verify_found(v,
+                 "chunk %s: the index places it in pack %012llx, which the "
+                 "index does not know",
                  hex, (unsigned long long)row->place.pack_id);
     id_set_add(&v->bad, &row->id);
     return 0;
@@ -280,8 +281,9 @@ int verify_packs(struct verify *v, struct vn_err *err)
         if (pack->unusable || pack->indexed == pack->matched)
             continue;
         suspect = true;
-        verify_found(v, "pack %012llx: the index has %llu chunks in it, its "
-                        "directory confirms %llu",
+        verify_found(v,
+                     "pack %012llx: the index has %llu chunks in it, its "
+                     "directory confirms %llu",
                      (unsigned long long)pack->id,
                      (unsigned long long)pack->indexed,
                      (unsigned long long)pack->matched);

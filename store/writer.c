@@ -233,8 +233,8 @@ static int enter_pending(struct store_writer *writer, struct vn_err *err)
     assert(writer->sealed_count == writer->pending_count);
     if (writer->pack_count == 0)
         return 0;
-    if (store_check_space(writer->store,
-                          writer->pending_count * INDEX_ROW_COST, err) < 0)
+    if (store_check_space(writer->store, writer->pending_count * INDEX_ROW_COST,
+                          err) < 0)
         return -1;
     qsort(writer->pending, writer->pending_count, sizeof(*writer->pending),
           by_id);

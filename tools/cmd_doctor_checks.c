@@ -126,12 +126,13 @@ static void check_kvm(struct doctor_result *r)
 {
     vn_auto(close) int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     vn_auto(close) int vm = -1;
+    int why = errno;
 
     if (kvm < 0) {
         r->state = DOCTOR_WARN;
-        found(r, "/dev/kvm: %s", strerrordesc_np(errno));
-        hint(r, errno == EACCES ? "join the group kvm"
-                                : "guests are emulated (TCG): right but slow");
+        found(r, "/dev/kvm: %s", strerrordesc_np(why));
+        hint(r, why == EACCES ? "join the group kvm"
+                              : "guests are emulated (TCG): right but slow");
         return;
     }
     vm = ioctl(kvm, KVM_CREATE_VM, 0);
@@ -168,12 +169,14 @@ static void check_dgram_qlen(struct doctor_result *r)
 static void check_tun(struct doctor_result *r)
 {
     vn_auto(close) int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    int why = errno;
     struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
 
     if (tun < 0) {
         r->state = DOCTOR_WARN;
-        found(r, "/dev/net/tun: %s", strerrordesc_np(errno));
-        hint(r, "modprobe tun; ports of QEMU's dgram kind work without");
+        found(r, "/dev/net/tun: %s", strerrordesc_np(why));
+        hint(r, "%s; ports of QEMU's dgram kind work without",
+             why == EACCES ? "run as root" : "modprobe tun");
         return;
     }
     /* The interface is gone when tun is closed. */

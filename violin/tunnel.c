@@ -22,6 +22,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -86,7 +87,7 @@ int tunnel_parse_address(const char *text, union tunnel_address *ret,
     memset(&a, 0, sizeof(a));
     if (strlen(text) >= sizeof(host))
         return vn_fail(err, VN_E_FORMAT, "underlay address is too long");
-    strcpy(host, text + bracket);
+    snprintf(host, sizeof(host), "%s", text + bracket);
     if (bracket) {
         char *end = strchr(host, ']');
 

@@ -177,7 +177,7 @@ class Bed:
     block ends by an exception, so that the logs can be read.
     """
 
-    def __init__(self, hosts=5, keep=False, start=True, agent_env=None):
+    def __init__(self, hosts=5, keep=False, start=True):
         self.keep = keep
         # Short: a unix socket's path has room for 107 bytes.
         self.dir = tempfile.mkdtemp(prefix="vnb-")
@@ -199,7 +199,7 @@ class Bed:
                 self.hosts[f"h{i}"] = Host(i, self.dir)
             if start:
                 for name in self.hosts:
-                    self.start_host(name, (agent_env or {}).get(name))
+                    self.start_host(name)
         except BaseException:
             self.keep = True
             self.close()

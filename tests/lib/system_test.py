@@ -27,14 +27,20 @@ class BedTest(unittest.TestCase):
     HOSTS = 2
     VMS = {"a": "h1", "b": "h2"}
     OPTS = {"memory": "128M", "ws": 8, "rate": 2, "mps": 20}
-    AGENT_ENV = {}
     UP = True
 
     @classmethod
+    def before_hosts(cls):
+        """The bed is there, its agents and switches are not."""
+
+    @classmethod
     def setUpClass(cls):
-        cls.bed = beds.Bed(hosts=cls.HOSTS, agent_env=cls.AGENT_ENV)
+        cls.bed = beds.Bed(hosts=cls.HOSTS, start=False)
         cls.addClassCleanup(cls.bed.close)
+        cls.before_hosts()
         try:
+            for name in cls.bed.hosts:
+                cls.bed.start_host(name)
             cls.set_up_network()
         except BaseException:
             cls.bed.keep = True

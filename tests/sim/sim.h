@@ -207,7 +207,7 @@ struct sim_host {
 };
 
 struct sim_coord {
-    bool alive, started, watched; /* watched: its success is demanded */
+    bool alive, watched; /* watched: its success is demanded */
     uint32_t epoch;
     struct cut_coord machine;
     uint64_t tick_at_ns;
@@ -258,7 +258,7 @@ struct sim {
     char why[256];
     struct sim_stats {
         unsigned committed, aborted;
-        uint64_t events, held, recorded, missing, dropped, triggers;
+        uint64_t events, recorded, missing, dropped, triggers;
     } stats;
     bool tracing, tracing_all; /* all: as it happens, to stderr */
     char (*trace)[160];

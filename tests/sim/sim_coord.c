@@ -233,7 +233,6 @@ static void start(struct sim *s, const struct sim_arg *arg)
 {
     struct sim_coord *c = &s->coords[arg->who];
 
-    c->started = true;
     if (!c->alive)
         return;
     for (unsigned i = 0; i < s->config.host_count; i++)

@@ -268,38 +268,45 @@ static void stop_task(struct sim *s, unsigned index,
     }
 }
 
-/* Mode cow: copy, resume, save. Mode stop: copy while saving, resume. */
 static void capture_task(struct sim *s, unsigned index,
                          const struct sim_task *task)
+{
+    struct sim_vm *vm = &s->vms[index];
+
+    if (s->config.stop_mode) {
+        task_over(s, index, task, CUT_AGENT_VM_CAPTURED);
+    } else if (vm->worker.phase == 0) {
+        copy_state(s, index);
+        task_goes_on(s, index, s->config.vm_op_ns);
+    } else if (!resume_after_capture(s, index)) {
+        task_over(s, index, task, CUT_AGENT_STEP_FAILED);
+    } else {
+        report(s, index, task, CUT_AGENT_VM_CAPTURED);
+        task_over(s, index, task, CUT_AGENT_VM_RESUMED);
+    }
+}
+
+/* In mode stop the VM stands until its memory was read. */
+static void save_task(struct sim *s, unsigned index,
+                      const struct sim_task *task)
 {
     struct sim_vm *vm = &s->vms[index];
     struct sim_fragment *f = s->hosts[vm->host].fragment;
     bool stop_mode = s->config.stop_mode;
 
-    switch (vm->worker.phase) {
-    case 0:
-        if (stop_mode)
-            report(s, index, task, CUT_AGENT_VM_CAPTURED);
-        else
-            copy_state(s, index);
-        task_goes_on(s, index, s->config.vm_op_ns * (stop_mode ? 10 : 1));
-        return;
-    case 1:
-        if (stop_mode)
-            copy_state(s, index);
+    if (vm->worker.phase == 0) {
+        task_goes_on(s, index, s->config.vm_op_ns * (stop_mode ? 10 : 20));
+    } else if (stop_mode && vm->worker.phase == 1) {
+        copy_state(s, index);
         if (!resume_after_capture(s, index)) {
             task_over(s, index, task, CUT_AGENT_STEP_FAILED);
             return;
         }
-        if (!stop_mode)
-            report(s, index, task, CUT_AGENT_VM_CAPTURED);
         report(s, index, task, CUT_AGENT_VM_RESUMED);
-        task_goes_on(s, index, s->config.vm_op_ns * (stop_mode ? 2 : 20));
-        return;
-    default:
+        task_goes_on(s, index, s->config.vm_op_ns * 2);
+    } else {
         f->vms[vm->port].durable = true;
         task_over(s, index, task, CUT_AGENT_VM_SAVED);
-        return;
     }
 }
 
@@ -333,7 +340,9 @@ void sim_vm_task(struct sim *s, const struct sim_arg *arg)
         task_over(s, arg->who, &task, CUT_AGENT_VM_PREPARED);
     } else if (task.kind == CUT_AGENT_DO_STOP) {
         stop_task(s, arg->who, &task);
-    } else {
+    } else if (task.kind == CUT_AGENT_DO_CAPTURE) {
         capture_task(s, arg->who, &task);
+    } else {
+        save_task(s, arg->who, &task);
     }
 }

@@ -93,13 +93,13 @@ vms:
     def test_garbage_from_the_start(self):
         noise = random.Random(SEED)
         print("seed", SEED)
-        self.spoil(lambda offset, data: noise.randbytes(len(data)), "offset")
+        self.spoil(lambda offset, data: noise.randbytes(len(data)), "at byte 0")
 
     def test_garbage_in_the_middle(self):
         """From 1 MiB on: sections and pages that make no sense."""
         noise = random.Random(SEED)
         self.spoil(lambda offset, data: data if offset < 1 << 20
-                   else noise.randbytes(len(data)), "offset")
+                   else noise.randbytes(len(data)), "at byte 10")
 
     def test_cut_short(self):
         self.spoil(lambda offset, data: data if offset < 4 << 20 else None)

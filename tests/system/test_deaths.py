@@ -4,6 +4,7 @@ switch. Whoever dies, no VM stays paused, no message is lost by those who
 live, and no half snapshot is visible."""
 
 import os
+import signal
 import sys
 import time
 
@@ -55,23 +56,43 @@ class Deaths(system_test.BedTest):
 
     # ---- a VM ----
 
-    def vm_dies(self, delay):
+    def at_fault_point(self, name, action):
+        """Snapshot; when h1's agent is at this point, do something."""
+        self.restart_agent("h1", {"VN_FAULT": f"{name}:1:stop"})
         self.up()
         snapshot = self.bed.start_vnstore("snapshot", self.yaml)
-        time.sleep(delay)
-        self.assertEqual(self.bed.kill_vms(vm="b"), 1)
-        stderr = snapshot.communicate(timeout=60)[1]
+        agent = self.bed.hosts["h1"].agent
+        end = time.monotonic() + 30
+        while self.process_state(agent.pid) != "T":
+            self.assertLess(time.monotonic(), end, f"{name} was not passed")
+            time.sleep(0.01)
+        action()
+        agent.send_signal(signal.SIGCONT)
+        stderr = snapshot.communicate(timeout=90)[1]
         print(stderr.strip(), flush=True)
         self.assertEqual(snapshot.returncode, 1, stderr)
+        self.assert_nothing_new()
+        return stderr
+
+    @staticmethod
+    def process_state(pid):
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0]
+
+    def vm_dies(self, point):
+        stderr = self.at_fault_point(
+            point, lambda: self.bed.kill_vms(vm="b"))
         self.assertIn("'b'", stderr)
         self.memory_goes_on({"a", "c"})
-        self.assert_nothing_new()
 
-    def test_vm_dies_early(self):
-        self.vm_dies(0.05)
+    def test_vm_dies_before_the_cut(self):
+        self.vm_dies("agent.hold")
+
+    def test_vm_dies_while_stopped(self):
+        self.vm_dies("agent.stopped")
 
     def test_vm_dies_while_saved(self):
-        self.vm_dies(0.4)
+        self.vm_dies("agent.captured")
 
     def test_vm_is_dead_already(self):
         self.up()
@@ -141,16 +162,11 @@ class Deaths(system_test.BedTest):
 
     def test_switch_dies(self):
         """Its network is gone, its VMs are not."""
-        self.up()
-        snapshot = self.bed.start_vnstore("snapshot", self.yaml)
-        time.sleep(0.05)
-        self.bed.kill(self.bed.hosts["h1"].violind)
-        stderr = snapshot.communicate(timeout=90)[1]
-        print(stderr.strip(), flush=True)
-        self.assertEqual(snapshot.returncode, 1, stderr)
+        stderr = self.at_fault_point(
+            "agent.stopped",
+            lambda: self.bed.kill(self.bed.hosts["h1"].violind))
         self.assertIn("h1", stderr)
         self.memory_goes_on()
-        self.assert_nothing_new()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #include "coord/vne.h"
 
+#include "common/io.h"
 #include "common/jsonx.h"
 
 #include <fcntl.h>
@@ -212,6 +213,7 @@ static void test_keys(void **state)
     refused(HEAD "- {name: a, host: h1, memmory: 256M}\n", "6:23",
             "unknown key 'memmory', did you mean 'memory'?");
     refused("name: x\nname: y\n", "2:1", "given before at line 1");
+    refused("\"\\e[2J\": y\n", "1:1", "unknown key '?[2J'");
     refused("name:\n", "1:6", "'name' has no value");
     refused("name: ~\n", "1:7", "'name' has no value");
     refused("vni: 1\n", "1:1", "'name' is missing in the file");
@@ -321,7 +323,8 @@ static void test_json(void **state)
     json_t *vms, *hosts;
 
     (void)state;
-    parse_good(HEAD VM_A "- {name: b, host: h2, qmp: q, kernel: k, append: '', disks: "
+    parse_good(HEAD VM_A "- {name: b, host: h2, qmp: q, kernel: k, append: '', "
+                         "disks: "
                          "[{path: d}], nics: [{tap: t}, {}]}\n");
     json = vne_to_json(vne);
     back = vne_from_json(json, &err);
@@ -391,15 +394,42 @@ static void test_file(void **state)
     assert_non_null(strstr(err.msg, path));
 }
 
+/* The example of the format's document, and that of the man page. */
+static void test_documents(void **state)
+{
+    static const char *const files[] = {"/../docs/formats/vne.md",
+                                        "/../tools/man/vnstore-vne.5.scd"};
+    static const char *const starts[] = {"```yaml\n", "# EXAMPLE\n\n```\n"};
+
+    (void)state;
+    for (size_t i = 0; i < VN_COUNT(files); i++) {
+        vn_auto(free) char *path = vn_format("%s%s", TESTS_DIR, files[i]);
+        vn_auto(buf) struct buf text;
+        char *start, *end;
+
+        buf_init(&text, 1u << 20);
+        if (io_read_file(path, &text, &err) < 0)
+            fail_msg("%s", err.msg);
+        start = strstr((char *)text.data, starts[i]);
+        assert_non_null(start);
+        start += strlen(starts[i]);
+        end = strstr(start, "```");
+        assert_non_null(end);
+        *end = 0;
+        parse_good(start);
+        assert_string_equal(vne->name, "shop");
+    }
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_everything), TEST(test_derived), TEST(test_alone),
-        TEST(test_syntax),     TEST(test_keys),    TEST(test_values),
-        TEST(test_hosts),      TEST(test_doubles), TEST(test_json),
-        TEST(test_file),
+        TEST(test_everything), TEST(test_derived),   TEST(test_alone),
+        TEST(test_syntax),     TEST(test_keys),      TEST(test_values),
+        TEST(test_hosts),      TEST(test_doubles),   TEST(test_json),
+        TEST(test_file),       TEST(test_documents),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,7 +45,7 @@ static struct vn_err err;
 
 /* ---- certificates and files -------------------------------------------- */
 
-static void shell(const char *format, ...)
+static void VN_PRINTF(1, 2) shell(const char *format, ...)
 {
     char command[1024];
     va_list args;
