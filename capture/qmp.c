@@ -244,7 +244,6 @@ static int send_line(struct qmp *q, const char *line, size_t size, int fd,
 static int send_command(struct qmp *q, const char *command, json_t *args,
                         int fd, uint64_t *ret_id, struct vn_err *err)
 {
-    vn_auto(json) json_t *owned_args = args;
     vn_auto(json) json_t *message =
         json_pack("{s:s,s:I}", "execute", command, "id",
                   (json_int_t)(*ret_id = ++q->next_id));
@@ -252,7 +251,7 @@ static int send_command(struct qmp *q, const char *command, json_t *args,
     vn_auto(free) char *line = NULL;
 
     if (args)
-        json_object_set(message, "arguments", args);
+        json_object_set_new(message, "arguments", args);
     if (q->gone)
         return fail_gone(q, err);
     if (!q->deaf && atomic_load(&q->cancelled))

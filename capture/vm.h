@@ -158,7 +158,8 @@ int vm_save(struct vm *vm, struct store_writer *writer, const json_t *parent,
 int vm_finish(struct vm *vm, struct vn_err *err) VN_MUST_USE;
 /*
  * Give the snapshot up at any point after prepare began: the VM runs when it
- * returns 0 and nothing of the snapshot is left. Idempotent.
+ * returns 0 and nothing of the snapshot is left. Idempotent. The VM runs again
+ * at once, but the call may last as long as its memory takes to be read.
  */
 int vm_abort(struct vm *vm, struct vn_err *err) VN_MUST_USE;
 /* Run a loaded or stopped VM. *ret_wall_ns may be NULL. */

@@ -50,8 +50,8 @@ static bool is_alive(const struct sockaddr_un *address)
 {
     vn_auto(close) int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-    return fd >= 0 && connect(fd, (const struct sockaddr *)address,
-                              sizeof(*address)) == 0;
+    return fd >= 0 &&
+           connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0;
 }
 
 int ctl_listen(const char *path, struct vn_err *err)

@@ -10,8 +10,8 @@
  * uid of the listener may connect.
  *
  *     request  {"id":7,"call":"name","args":{...}}
- *     reply    {"id":7,"ok":{...}}  or  {"id":7,"error":{"code":..,"message":..}}
- *     notice   {"notice":"name",...}
+ *     reply    {"id":7,"ok":{...}}  or
+ * {"id":7,"error":{"code":..,"message":..}} notice   {"notice":"name",...}
  *
  * Replies may overtake each other. docs/formats/violin-control.md.
  */
@@ -27,7 +27,7 @@
 #define CTL_FDS_MAX    4
 
 struct ctl_packet {
-    json_t *json; /* an object; owned */
+    json_t *json;         /* an object; owned */
     int fds[CTL_FDS_MAX]; /* owned, close-on-exec */
     unsigned fd_count;
 };

@@ -305,8 +305,11 @@ void agent_free(struct agent *agent)
         if (agent->signals[i])
             event_free(agent->signals[i]);
     wire_tls_free(agent->tls);
-    if (agent->base)
+    if (agent->base) {
+        /* libevent lets go of freed buffer events from its loop only. */
+        event_base_loop(agent->base, EVLOOP_NONBLOCK);
         event_base_free(agent->base);
+    }
     watchdog_free(agent->watchdog);
     free(agent->state_dir);
     free(agent->name);

@@ -242,8 +242,11 @@ void session_free(struct session *s)
     }
     free(s->peers);
     wire_tls_free(s->tls);
-    if (s->base)
+    if (s->base) {
+        /* libevent lets go of freed buffer events from its loop only. */
+        event_base_loop(s->base, EVLOOP_NONBLOCK);
         event_base_free(s->base);
+    }
     free(s);
 }
 

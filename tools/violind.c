@@ -7,6 +7,7 @@
 #include "violin/daemon.h"
 
 #include <argp.h>
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -25,7 +26,7 @@ static struct daemon *running; /* for the signal handler */
 
 struct options {
     const char *socket;
-    const char *underlay;
+    union tunnel_address underlay;
 };
 
 static const struct argp_option option_table[] = {
@@ -38,13 +39,15 @@ static const struct argp_option option_table[] = {
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
     struct options *options = state->input;
+    struct vn_err err = VN_ERR_INIT;
 
     switch (key) {
     case 's':
         options->socket = arg;
         return 0;
     case 'u':
-        options->underlay = arg;
+        if (tunnel_parse_address(arg, &options->underlay, &err))
+            argp_error(state, "--underlay: %s", err.msg);
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", arg);
@@ -93,14 +96,14 @@ static void raise_queue_length(void)
 
 static int serve(const struct options *options, struct vn_err *err)
 {
-    struct daemon_opts opts = {.socket_path = options->socket};
+    const struct daemon_opts opts = {.socket_path = options->socket,
+                                     .underlay = options->underlay};
+    union tunnel_address bound;
     vn_auto(daemon) struct daemon *daemon = NULL;
     struct sigaction action = {.sa_handler = on_signal};
     char underlay[TUNNEL_ADDRESS_SIZE];
     int result;
 
-    if (tunnel_parse_address(options->underlay, &opts.underlay, err))
-        return -1;
     raise_queue_length();
     daemon = daemon_new(&opts, err);
     if (!daemon)
@@ -108,10 +111,9 @@ static int serve(const struct options *options, struct vn_err *err)
     running = daemon;
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    daemon_underlay(daemon, &opts.underlay);
-    tunnel_format_address(&opts.underlay, underlay);
-    log_info("violind: ready socket=%s underlay=%s", options->socket,
-             underlay);
+    daemon_underlay(daemon, &bound);
+    tunnel_format_address(&bound, underlay);
+    log_info("violind: ready socket=%s underlay=%s", options->socket, underlay);
     result = daemon_run(daemon, err);
     log_info("violind: ends");
     signal(SIGTERM, SIG_DFL);
@@ -127,7 +129,8 @@ static int make_default_folder(struct vn_err *err)
 
 int main(int argc, char **argv)
 {
-    struct options options = {NULL, "0.0.0.0"};
+    struct options options = {
+        .underlay.v4 = {.sin_family = AF_INET, .sin_port = htons(GENEVE_PORT)}};
     struct vn_err err = VN_ERR_INIT;
 
     argp_err_exit_status = 64;

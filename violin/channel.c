@@ -49,8 +49,7 @@ static void send_marker(struct vsw *sw, unsigned index)
         .sent = tally_get(&peer->sent, sw->epoch),
     };
 
-    peer->repeat_ns =
-        sw->now_ns + (sw->opts.marker_repeat_ns << peer->repeats);
+    peer->repeat_ns = sw->now_ns + (sw->opts.marker_repeat_ns << peer->repeats);
     if (peer->repeats < REPEAT_DOUBLINGS)
         peer->repeats++;
     sw->opts.effects->marker(sw->opts.context, index, &marker);

@@ -375,8 +375,8 @@ int violin_cut(struct violin_client *client, uint32_t vni,
     return call(client, "cut", ports_args(vni, ports, count), err);
 }
 
-int violin_release(struct violin_client *client, uint32_t vni,
-                   const char *port, struct vn_err *err)
+int violin_release(struct violin_client *client, uint32_t vni, const char *port,
+                   struct vn_err *err)
 {
     return call(client, "release", port_args(vni, port), err);
 }
@@ -403,8 +403,8 @@ int violin_await_closed(struct violin_client *client, uint32_t vni,
     return 0;
 }
 
-int violin_records(struct violin_client *client, uint32_t vni,
-                   const char *port, int *ret_fd, struct vn_err *err)
+int violin_records(struct violin_client *client, uint32_t vni, const char *port,
+                   int *ret_fd, struct vn_err *err)
 {
     return call_full(client, "records", port_args(vni, port), -1,
                      VIOLIN_CALL_MS, NULL, ret_fd, err);
@@ -426,8 +426,8 @@ int violin_replay(struct violin_client *client, uint32_t vni, const char *port,
                   int fd, struct vn_err *err)
 {
     assert(fd >= 0);
-    return call_full(client, "replay", port_args(vni, port), fd,
-                     VIOLIN_CALL_MS, NULL, NULL, err);
+    return call_full(client, "replay", port_args(vni, port), fd, VIOLIN_CALL_MS,
+                     NULL, NULL, err);
 }
 
 json_t *violin_stats(struct violin_client *client, struct vn_err *err)

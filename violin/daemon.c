@@ -55,7 +55,8 @@ static void on_packets_end(void *context)
     struct daemon *daemon = context;
     struct network *net, *next;
 
-    HASH_ITER(hh, daemon->networks, net, next) network_after(net);
+    HASH_ITER (hh, daemon->networks, net, next)
+        network_after(net);
 }
 
 static const struct tunnel_events tunnel_events = {
@@ -101,8 +102,7 @@ static void on_trigger(void *context, struct network *net, uint32_t epoch)
         if (c == net->armed_by)
             send_to(c,
                     json_pack("{s:s, s:I, s:I}", "notice", "trigger", "vni",
-                              (json_int_t)net->vni, "epoch",
-                              (json_int_t)epoch),
+                              (json_int_t)net->vni, "epoch", (json_int_t)epoch),
                     -1);
     }
 }
@@ -130,8 +130,7 @@ static void client_close(struct client *client)
     *at = client->next;
     daemon->client_count--;
     wait_client_gone(client);
-    HASH_ITER(hh, daemon->networks, net, next)
-    {
+    HASH_ITER (hh, daemon->networks, net, next) {
         bool led = net->armed_by == client;
 
         network_client_gone(net, client);
@@ -225,19 +224,19 @@ struct daemon *daemon_new(const struct daemon_opts *opts, struct vn_err *err)
     daemon->base = new_base();
     if (daemon->stop_fd < 0 || !daemon->base)
         return vn_fail_ptr(err, errno ? errno : ENOMEM, "make an event loop");
-    daemon->tunnel = tunnel_new(daemon->base, &opts->underlay, &tunnel_events,
-                                daemon, err);
+    port_loop_init(&daemon->ports, daemon->base);
+    daemon->tunnel =
+        tunnel_new(daemon->base, &opts->underlay, &tunnel_events, daemon, err);
     if (!daemon->tunnel)
         return NULL;
     daemon->listener = ctl_listen(opts->socket_path, err);
     if (daemon->listener < 0)
         return NULL;
     daemon->socket_path = vn_strdup(opts->socket_path);
-    daemon->acceptable =
-        event_new(daemon->base, daemon->listener, EV_READ | EV_PERSIST,
-                  on_acceptable, daemon);
-    daemon->stop = event_new(daemon->base, daemon->stop_fd, EV_READ, on_stop,
-                             daemon);
+    daemon->acceptable = event_new(daemon->base, daemon->listener,
+                                   EV_READ | EV_PERSIST, on_acceptable, daemon);
+    daemon->stop =
+        event_new(daemon->base, daemon->stop_fd, EV_READ, on_stop, daemon);
     if (!daemon->acceptable || !daemon->stop ||
         event_add(daemon->acceptable, NULL) || event_add(daemon->stop, NULL))
         return vn_fail_ptr(err, ENOMEM, "watch the control socket");
@@ -267,8 +266,7 @@ void daemon_free(struct daemon *daemon)
         return;
     while (daemon->clients)
         client_close(daemon->clients);
-    HASH_ITER(hh, daemon->networks, net, next)
-    {
+    HASH_ITER (hh, daemon->networks, net, next) {
         HASH_DEL(daemon->networks, net);
         network_free(net);
     }
@@ -283,6 +281,7 @@ void daemon_free(struct daemon *daemon)
     if (daemon->stop_fd >= 0)
         close(daemon->stop_fd);
     tunnel_free(daemon->tunnel);
+    port_loop_done(&daemon->ports);
     if (daemon->base)
         event_base_free(daemon->base);
     free(daemon->socket_path);

@@ -75,8 +75,7 @@ static int read_ports(struct call *call, struct port_list *ret,
     if (json_array_size(array) > SWITCH_PORTS_MAX)
         return vn_fail(err, VN_E_LIMIT, "%zu ports", json_array_size(array));
     ret->count = 0;
-    json_array_foreach(array, i, item)
-    {
+    json_array_foreach (array, i, item) {
         const char *name = json_string_value(item);
 
         if (!name)
@@ -167,8 +166,7 @@ static int call_peers_set(struct call *call, struct vn_err *err)
         return -1;
     if (json_array_size(array) > SWITCH_PEERS_MAX)
         return vn_fail(err, VN_E_LIMIT, "%zu peers", json_array_size(array));
-    json_array_foreach(array, i, item)
-    {
+    json_array_foreach (array, i, item) {
         if (read_peer(call, item, &specs[i], err))
             return vn_wrap(err, "peers[%zu]", i);
     }
@@ -178,7 +176,7 @@ static int call_peers_set(struct call *call, struct vn_err *err)
 static struct port *open_port(struct call *call, const char *kind,
                               struct network_port *port, struct vn_err *err)
 {
-    struct event_base *base = call->daemon->base;
+    struct port_loop *loop = &call->daemon->ports;
     const char *interface, *local, *remote;
 
     if (strcmp(kind, "fd") == 0) {
@@ -187,7 +185,7 @@ static struct port *open_port(struct call *call, const char *kind,
 
         if (fd < 0)
             return NULL;
-        io = port_new_fd(base, fd, &network_port_events, port, err);
+        io = port_new_fd(loop, fd, &network_port_events, port, err);
         if (io)
             fd = -1; /* the port's now */
         return io;
@@ -195,13 +193,13 @@ static struct port *open_port(struct call *call, const char *kind,
     if (strcmp(kind, "tap") == 0) {
         if (jsonx_string(call->args, "interface", &interface, err))
             return NULL;
-        return port_new_tap(base, interface, &network_port_events, port, err);
+        return port_new_tap(loop, interface, &network_port_events, port, err);
     }
     if (strcmp(kind, "unix") == 0) {
         if (jsonx_string(call->args, "local", &local, err) ||
             jsonx_string(call->args, "remote", &remote, err))
             return NULL;
-        return port_new_unix(base, local, remote, &network_port_events, port,
+        return port_new_unix(loop, local, remote, &network_port_events, port,
                              err);
     }
     return vn_fail_ptr(err, VN_E_UNSUPPORTED, "port kind '%s'", kind);
@@ -362,8 +360,8 @@ static int call_stats(struct call *call, struct vn_err *err)
     struct tunnel_counts c;
 
     (void)err;
-    HASH_ITER(hh, daemon->networks, net, next)
-    json_array_append_new(networks, network_stats(net));
+    HASH_ITER (hh, daemon->networks, net, next)
+        json_array_append_new(networks, network_stats(net));
     tunnel_address(daemon->tunnel, &address);
     tunnel_format_address(&address, underlay);
     tunnel_counts(daemon->tunnel, &c);
@@ -423,10 +421,8 @@ static int run_call(struct call *call, const char *name, struct vn_err *err)
 
 void daemon_call(struct client *client, struct ctl_packet *packet)
 {
-    struct call call = {.daemon = client->daemon,
-                        .client = client,
-                        .packet = packet,
-                        .fd = -1};
+    struct call call = {
+        .daemon = client->daemon, .client = client, .packet = packet, .fd = -1};
     struct vn_err err = VN_ERR_INIT;
     const char *name;
     int result;

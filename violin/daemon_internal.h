@@ -29,13 +29,14 @@ struct wait {
     struct network *net;
     uint64_t deadline_ns;
     struct event *timer;
-    bool is_hold;                   /* else violin_await_closed */
-    bool ports[SWITCH_PORTS_MAX];   /* hold: not settled yet */
+    bool is_hold;                 /* else violin_await_closed */
+    bool ports[SWITCH_PORTS_MAX]; /* hold: not settled yet */
     struct wait *next;
 };
 
 struct daemon {
     struct event_base *base;
+    struct port_loop ports;
     struct tunnel *tunnel;
     char *socket_path;
     int listener;

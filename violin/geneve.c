@@ -132,8 +132,8 @@ void geneve_encode_frame(uint8_t out[GENEVE_FRAME_HEADER_SIZE], uint32_t vni,
 void geneve_encode_marker(uint8_t out[GENEVE_MARKER_SIZE], uint32_t vni,
                           const struct vsw_marker *marker)
 {
-    uint8_t *at = put_head(out, vni, FLAG_CONTROL, GENEVE_TYPE_MARKER,
-                           MARKER_DATA_SIZE);
+    uint8_t *at =
+        put_head(out, vni, FLAG_CONTROL, GENEVE_TYPE_MARKER, MARKER_DATA_SIZE);
 
     at = put_be32(at, marker->epoch);
     at = put_be32(at, marker->before);

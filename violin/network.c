@@ -210,8 +210,8 @@ static bool is_listed(const struct network_peer *peer,
                       const struct network_peer_spec *specs, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (memcmp(&specs[i].address, &peer->address,
-                   sizeof(peer->address)) == 0)
+        if (memcmp(&specs[i].address, &peer->address, sizeof(peer->address)) ==
+            0)
             return true;
     }
     return false;
@@ -283,8 +283,8 @@ struct network_port *network_port_new(struct network *net, const char *name,
     while (index < SWITCH_PORTS_MAX && net->ports[index])
         index++;
     if (index == SWITCH_PORTS_MAX)
-        return vn_fail_ptr(err, VN_E_LIMIT, "network %u has %u ports",
-                           net->vni, SWITCH_PORTS_MAX);
+        return vn_fail_ptr(err, VN_E_LIMIT, "network %u has %u ports", net->vni,
+                           SWITCH_PORTS_MAX);
     port = vn_alloc(sizeof(*port));
     strcpy(port->name, name);
     port->index = index;
@@ -336,9 +336,9 @@ static json_t *port_stats(const struct network_port *port)
         jsonx_int(vsw_port_epoch(port->net->sw, port->index)), "held",
         vsw_port_held(port->net->sw, port->index), "rx_frames",
         jsonx_int(c.rx_frames), "rx_bytes", jsonx_int(c.rx_bytes), "tx_frames",
-        jsonx_int(c.tx_frames), "tx_bytes", jsonx_int(c.tx_bytes),
-        "tx_dropped", jsonx_int(c.tx_dropped), "tx_waiting",
-        jsonx_int(c.tx_waiting), "recorded", jsonx_int(port->recorded));
+        jsonx_int(c.tx_frames), "tx_bytes", jsonx_int(c.tx_bytes), "tx_dropped",
+        jsonx_int(c.tx_dropped), "tx_waiting", jsonx_int(c.tx_waiting),
+        "recorded", jsonx_int(port->recorded));
 }
 
 static json_t *count_stats(const struct vsw *sw)
@@ -369,10 +369,9 @@ json_t *network_stats(const struct network *net)
         if (!net->peers[i])
             continue;
         tunnel_format_address(&net->peers[i]->address, address);
-        json_array_append_new(peers,
-                              json_pack("{s:s, s:s}", "name",
-                                        net->peers[i]->name, "address",
-                                        address));
+        json_array_append_new(peers, json_pack("{s:s, s:s}", "name",
+                                               net->peers[i]->name, "address",
+                                               address));
     }
     return json_pack(
         "{s:o, s:o, s:o, s:b, s:o, s:o, s:o}", "vni", jsonx_int(net->vni),

@@ -20,9 +20,9 @@
 #include <stdbool.h>
 #include <uthash.h>
 
-#define NETWORK_NAME_MAX     63
-#define NETWORK_RECORDS_MAX  (64u << 20) /* bytes of records a port */
-#define NETWORK_REPLAY_MAX   (64u << 20) /* bytes of one replay file */
+#define NETWORK_NAME_MAX    63
+#define NETWORK_RECORDS_MAX (64u << 20) /* bytes of records a port */
+#define NETWORK_REPLAY_MAX  (64u << 20) /* bytes of one replay file */
 
 struct network;
 
@@ -70,8 +70,7 @@ struct network {
 
 struct network *network_new(uint32_t vni, uint32_t epoch,
                             struct event_base *base, struct tunnel *tunnel,
-                            const struct network_events *events,
-                            void *context);
+                            const struct network_events *events, void *context);
 void network_free(struct network *net);
 
 /* To be called after whatever may have made effects: sends what was

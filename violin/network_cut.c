@@ -150,13 +150,12 @@ json_t *network_report(const struct network *net)
 
     vsw_counts(net->sw, &c);
     dropped = c.dropped + net->records_dropped;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:b}", "frames_held",
-                     jsonx_int(c.held), "frames_recorded",
-                     jsonx_int(c.recorded), "frames_dropped",
-                     jsonx_int(dropped), "frames_missing",
-                     jsonx_int(net->missing), "ports_unsettled",
-                     jsonx_int(net->unsettled), "lossless",
-                     dropped == 0 && net->missing == 0 && net->unsettled == 0);
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:b}", "frames_held", jsonx_int(c.held),
+        "frames_recorded", jsonx_int(c.recorded), "frames_dropped",
+        jsonx_int(dropped), "frames_missing", jsonx_int(net->missing),
+        "ports_unsettled", jsonx_int(net->unsettled), "lossless",
+        dropped == 0 && net->missing == 0 && net->unsettled == 0);
 }
 
 int network_records(const struct network_port *port, int *ret_fd,
@@ -169,8 +168,7 @@ int network_records(const struct network_port *port, int *ret_fd,
     if (port->recorded) {
         if (buf_check(&port->records, "the records of a port", err))
             return -1;
-        fd = ctl_memfd(port->name, port->records.data, port->records.size,
-                       err);
+        fd = ctl_memfd(port->name, port->records.data, port->records.size, err);
         if (fd < 0)
             return -1;
     }

@@ -22,20 +22,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK_SECTION   0x0a0d0d0au
-#define BLOCK_INTERFACE 1u
-#define BLOCK_PACKET    6u
-#define BYTE_ORDER_MARK 0x1a2b3c4du
-#define LINK_ETHERNET   1
-#define OPTION_END      0
-#define OPTION_COMMENT  1
-#define OPTION_IF_NAME  2
+#define BLOCK_SECTION     0x0a0d0d0au
+#define BLOCK_INTERFACE   1u
+#define BLOCK_PACKET      6u
+#define BYTE_ORDER_MARK   0x1a2b3c4du
+#define LINK_ETHERNET     1
+#define OPTION_END        0
+#define OPTION_COMMENT    1
+#define OPTION_IF_NAME    2
 #define OPTION_RESOLUTION 9
-#define NANOSECONDS     9
-#define MICROSECONDS    6
-#define BLOCK_OVERHEAD  12u
-#define BLOCK_MAX       (SWITCH_FRAME_MAX + 4096u)
-#define EPOCH_COMMENT   "vnstore epoch="
+#define NANOSECONDS       9
+#define MICROSECONDS      6
+#define BLOCK_OVERHEAD    12u
+#define BLOCK_MAX         (SWITCH_FRAME_MAX + 4096u)
+#define EPOCH_COMMENT     "vnstore epoch="
 
 static void put_option(struct buf *out, uint16_t code, const void *data,
                        size_t size)

@@ -13,13 +13,17 @@
  * A socket whose other side is gone (ECONNREFUSED, ENOENT) drops frames and
  * counts them: a machine without a cable.
  *
+ * The kernel does not count datagrams between two sockets that are connected
+ * to each other (KIND_FD); there the sender's buffer bounds what is unread.
+ * Between others net.unix.max_dgram_qlen, 10 by default, bounds it too.
+ *
  * Settled: SIOCOUTQ of a unix socket is the memory of its datagrams that
  * nobody has read yet, 0 exactly when all are (measured). Behind a TAP lies
  * the kernel's network stack, which says nothing.
  *
  * Invariant: while `egress` is not empty a write or retry event is pending.
  * Limits: 16 MiB of waiting frames. Concurrency: one loop's thread; the read
- * buffers are shared by all ports of a thread, so frame() must not read ports.
+ * buffers are shared by all ports of a loop, so frame() must not read ports.
  */
 #include "violin/port.h"
 
@@ -50,6 +54,7 @@
 enum kind { KIND_FD, KIND_TAP, KIND_UNIX };
 
 struct port {
+    struct port_loop *loop;
     enum kind kind;
     int fd;
     struct event *readable;
@@ -63,8 +68,6 @@ struct port {
     struct port_counts counts;
 };
 
-static __thread uint8_t *read_buffers; /* BATCH of BUFFER_SIZE */
-
 /* ---- reading ----------------------------------------------------------- */
 
 static void take_frame(struct port *port, const uint8_t *data, size_t size)
@@ -76,12 +79,14 @@ static void take_frame(struct port *port, const uint8_t *data, size_t size)
 
 static unsigned read_tap(struct port *port)
 {
+    uint8_t *buffer = port->loop->buffers;
+
     for (unsigned i = 0; i < BATCH; i++) {
-        ssize_t got = read(port->fd, read_buffers, BUFFER_SIZE);
+        ssize_t got = read(port->fd, buffer, BUFFER_SIZE);
 
         if (got < 0)
             return i;
-        take_frame(port, read_buffers, (size_t)got);
+        take_frame(port, buffer, (size_t)got);
     }
     return BATCH;
 }
@@ -93,9 +98,10 @@ static unsigned read_socket(struct port *port)
     int got;
 
     for (unsigned i = 0; i < BATCH; i++) {
-        iovs[i] = (struct iovec){read_buffers + i * BUFFER_SIZE, BUFFER_SIZE};
-        msgs[i] = (struct mmsghdr){
-            .msg_hdr = {.msg_iov = &iovs[i], .msg_iovlen = 1}};
+        iovs[i] =
+            (struct iovec){port->loop->buffers + i * BUFFER_SIZE, BUFFER_SIZE};
+        msgs[i] =
+            (struct mmsghdr){.msg_hdr = {.msg_iov = &iovs[i], .msg_iovlen = 1}};
     }
     got = recvmmsg(port->fd, msgs, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < got; i++)
@@ -106,8 +112,6 @@ static unsigned read_socket(struct port *port)
 /* Read a batch; the number of frames, below BATCH when none are left. */
 static unsigned read_batch(struct port *port)
 {
-    if (!read_buffers)
-        read_buffers = vn_alloc(BATCH * BUFFER_SIZE);
     return port->kind == KIND_TAP ? read_tap(port) : read_socket(port);
 }
 
@@ -215,6 +219,18 @@ bool port_is_settled(const struct port *port, uint64_t now_ns)
 
 /* ---- life -------------------------------------------------------------- */
 
+void port_loop_init(struct port_loop *loop, struct event_base *base)
+{
+    loop->base = base;
+    loop->buffers = vn_alloc(BATCH * BUFFER_SIZE);
+}
+
+void port_loop_done(struct port_loop *loop)
+{
+    free(loop->buffers);
+    loop->buffers = NULL;
+}
+
 static void raise_buffer(int fd, int option, int forced_option)
 {
     int size = SOCKET_BUFFER;
@@ -224,7 +240,7 @@ static void raise_buffer(int fd, int option, int forced_option)
         (void)setsockopt(fd, SOL_SOCKET, option, &size, sizeof(size));
 }
 
-static struct port *port_new(struct event_base *base, enum kind kind, int fd,
+static struct port *port_new(struct port_loop *loop, enum kind kind, int fd,
                              const struct port_events *events, void *context,
                              struct vn_err *err)
 {
@@ -238,16 +254,17 @@ static struct port *port_new(struct event_base *base, enum kind kind, int fd,
         raise_buffer(fd, SO_RCVBUF, SO_RCVBUFFORCE);
     }
     port = vn_alloc(sizeof(*port));
+    port->loop = loop;
     port->kind = kind;
     port->fd = fd;
     port->events = events;
     port->context = context;
     hold_init(&port->egress, PORT_EGRESS_BYTES_MAX);
     port->readable =
-        event_new(base, fd, EV_READ | EV_PERSIST, on_readable, port);
-    port->writable = event_new(base, kind == KIND_UNIX ? -1 : fd,
-                               kind == KIND_UNIX ? 0 : EV_WRITE, on_writable,
-                               port);
+        event_new(loop->base, fd, EV_READ | EV_PERSIST, on_readable, port);
+    port->writable =
+        event_new(loop->base, kind == KIND_UNIX ? -1 : fd,
+                  kind == KIND_UNIX ? 0 : EV_WRITE, on_writable, port);
     if (!port->readable || !port->writable || event_add(port->readable, NULL)) {
         port->fd = -1; /* still the caller's */
         port_free(port);
@@ -256,7 +273,7 @@ static struct port *port_new(struct event_base *base, enum kind kind, int fd,
     return port;
 }
 
-struct port *port_new_fd(struct event_base *base, int fd,
+struct port *port_new_fd(struct port_loop *loop, int fd,
                          const struct port_events *events, void *context,
                          struct vn_err *err)
 {
@@ -271,7 +288,7 @@ struct port *port_new_fd(struct event_base *base, int fd,
         return vn_fail_ptr(err, VN_E_UNSUPPORTED,
                            "the port's descriptor is not a connected "
                            "datagram socket");
-    return port_new(base, KIND_FD, fd, events, context, err);
+    return port_new(loop, KIND_FD, fd, events, context, err);
 }
 
 static int bring_up(struct ifreq *request, struct vn_err *err)
@@ -288,7 +305,7 @@ static int bring_up(struct ifreq *request, struct vn_err *err)
     return 0;
 }
 
-struct port *port_new_tap(struct event_base *base, const char *interface,
+struct port *port_new_tap(struct port_loop *loop, const char *interface,
                           const struct port_events *events, void *context,
                           struct vn_err *err)
 {
@@ -307,7 +324,7 @@ struct port *port_new_tap(struct event_base *base, const char *interface,
         return vn_fail_ptr(err, errno, "attach to TAP '%s'", interface);
     if (bring_up(&request, err))
         return NULL;
-    port = port_new(base, KIND_TAP, fd, events, context, err);
+    port = port_new(loop, KIND_TAP, fd, events, context, err);
     if (port)
         fd = -1;
     return port;
@@ -325,10 +342,9 @@ static int fill_path(struct sockaddr_un *address, const char *path,
     return 0;
 }
 
-struct port *port_new_unix(struct event_base *base, const char *local,
-                           const char *remote,
-                           const struct port_events *events, void *context,
-                           struct vn_err *err)
+struct port *port_new_unix(struct port_loop *loop, const char *local,
+                           const char *remote, const struct port_events *events,
+                           void *context, struct vn_err *err)
 {
     vn_auto(close) int fd = -1;
     struct sockaddr_un here, there;
@@ -347,7 +363,7 @@ struct port *port_new_unix(struct event_base *base, const char *local,
     }
     if (bind(fd, (struct sockaddr *)&here, sizeof(here)))
         return vn_fail_ptr(err, errno, "bind '%s'", local);
-    port = port_new(base, KIND_UNIX, fd, events, context, err);
+    port = port_new(loop, KIND_UNIX, fd, events, context, err);
     if (!port)
         return NULL;
     fd = -1;

@@ -21,6 +21,14 @@
 #define PORT_EGRESS_BYTES_MAX (16u << 20) /* that wait for the VM's side */
 #define PORT_TAP_SETTLE_NS    5000000ull  /* a TAP tells nothing: just wait */
 
+/* What the ports of one event loop share. It outlives them. */
+struct port_loop {
+    struct event_base *base;
+    uint8_t *buffers; /* to read into */
+};
+void port_loop_init(struct port_loop *loop, struct event_base *base);
+void port_loop_done(struct port_loop *loop);
+
 struct port;
 
 struct port_events {
@@ -36,16 +44,15 @@ struct port_events {
  * unix: bind `local` (a stale socket there is replaced), send to `remote`,
  * which may appear later. `events` outlives the port.
  */
-struct port *port_new_fd(struct event_base *base, int fd,
+struct port *port_new_fd(struct port_loop *loop, int fd,
                          const struct port_events *events, void *context,
                          struct vn_err *err) VN_MUST_USE;
-struct port *port_new_tap(struct event_base *base, const char *interface,
+struct port *port_new_tap(struct port_loop *loop, const char *interface,
                           const struct port_events *events, void *context,
                           struct vn_err *err) VN_MUST_USE;
-struct port *port_new_unix(struct event_base *base, const char *local,
-                           const char *remote,
-                           const struct port_events *events, void *context,
-                           struct vn_err *err) VN_MUST_USE;
+struct port *port_new_unix(struct port_loop *loop, const char *local,
+                           const char *remote, const struct port_events *events,
+                           void *context, struct vn_err *err) VN_MUST_USE;
 /* Close it; what waits is lost. */
 void port_free(struct port *port);
 

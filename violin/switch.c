@@ -315,9 +315,7 @@ void vsw_arm(struct vsw *sw, uint32_t epoch, uint64_t now_ns)
 {
     if (sw->is_armed && epoch == sw->armed)
         return;
-    if (sw->is_armed)
-        vsw_abort(sw, sw->armed);
-    assert(serial_newer(epoch, sw->epoch));
+    assert(!sw->is_armed && serial_newer(epoch, sw->epoch));
     sw->now_ns = now_ns;
     sw->is_armed = true;
     sw->armed = epoch;

@@ -80,7 +80,9 @@ void vsw_from_peer(struct vsw *sw, unsigned peer, uint32_t epoch,
 void vsw_marker_from_peer(struct vsw *sw, unsigned peer,
                           const struct vsw_marker *marker, uint64_t now_ns);
 
-/* The cut; contracts as the calls of the same names in violin/client.h. */
+/* The cut; contracts as the calls of the same names in violin/client.h. To
+ * be armed the switch must be in an older epoch (vsw_epoch()) and have no cut
+ * to another epoch open. */
 void vsw_arm(struct vsw *sw, uint32_t epoch, uint64_t now_ns);
 void vsw_hold(struct vsw *sw, unsigned port);
 void vsw_cut(struct vsw *sw, unsigned port, uint64_t now_ns);

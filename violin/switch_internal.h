@@ -13,17 +13,17 @@ struct vsw_port {
     bool used;
     bool held; /* explicitly: everything waits */
     uint32_t epoch;
-    uint64_t dropped;    /* since the last arm */
-    struct hold replay;  /* goes out before the queue */
+    uint64_t dropped;   /* since the last arm */
+    struct hold replay; /* goes out before the queue */
     struct hold queue;
 };
 
 struct vsw_peer {
     bool used;
-    bool acked;          /* it has our marker of the armed epoch */
-    bool marked;         /* the marker below ever came */
-    unsigned repeats;    /* of our marker */
-    uint64_t repeat_ns;  /* when next */
+    bool acked;         /* it has our marker of the armed epoch */
+    bool marked;        /* the marker below ever came */
+    unsigned repeats;   /* of our marker */
+    uint64_t repeat_ns; /* when next */
     struct tally sent, received;
     struct vsw_marker marker; /* its newest */
 };

@@ -92,7 +92,8 @@ int tunnel_parse_address(const char *text, union tunnel_address *ret,
         char *end = strchr(host, ']');
 
         if (!end || (end[1] != ':' && end[1] != 0))
-            return vn_fail(err, VN_E_FORMAT, "underlay address '%s'", text);
+            return vn_fail(err, VN_E_FORMAT,
+                           "'%s' is no ADDR, ADDR:PORT or [ADDR]:PORT", text);
         rest = end[1] ? end + 2 : NULL;
         *end = 0;
     } else if (colon && strchr(text, ':') == colon) {
@@ -100,7 +101,8 @@ int tunnel_parse_address(const char *text, union tunnel_address *ret,
         host[colon - text] = 0;
     }
     if (rest && parse_port(rest, &port))
-        return vn_fail(err, VN_E_FORMAT, "port in underlay address '%s'", text);
+        return vn_fail(err, VN_E_FORMAT, "'%s' has no port of 0 to 65535",
+                       text);
     if (!bracket && inet_pton(AF_INET, host, &a.v4.sin_addr) == 1) {
         a.v4.sin_family = AF_INET;
         a.v4.sin_port = port;
@@ -108,7 +110,8 @@ int tunnel_parse_address(const char *text, union tunnel_address *ret,
         a.v6.sin6_family = AF_INET6;
         a.v6.sin6_port = port;
     } else {
-        return vn_fail(err, VN_E_FORMAT, "underlay address '%s'", text);
+        return vn_fail(err, VN_E_FORMAT,
+                       "'%s' is no ADDR, ADDR:PORT or [ADDR]:PORT", text);
     }
     *ret = a;
     return 0;
@@ -150,13 +153,11 @@ static int receive_batch(struct tunnel *t)
 
     memset(from, 0, sizeof(from));
     for (unsigned i = 0; i < BATCH; i++) {
-        iovs[i] =
-            (struct iovec){t->receive_memory + i * SLOT_SIZE, SLOT_SIZE};
+        iovs[i] = (struct iovec){t->receive_memory + i * SLOT_SIZE, SLOT_SIZE};
         msgs[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iovs[i],
                                                .msg_iovlen = 1,
                                                .msg_name = &from[i],
-                                               .msg_namelen =
-                                                   sizeof(from[i])}};
+                                               .msg_namelen = sizeof(from[i])}};
     }
     got = recvmmsg(t->fd, msgs, BATCH, MSG_DONTWAIT, NULL);
     for (int i = 0; i < got; i++) {
@@ -317,8 +318,7 @@ struct tunnel *tunnel_new(struct event_base *base,
     t->receive_memory = vn_alloc(BATCH * SLOT_SIZE);
     for (unsigned i = 0; i < BATCH; i++)
         t->slots[i].data = t->send_memory + i * SLOT_SIZE;
-    t->readable =
-        event_new(base, t->fd, EV_READ | EV_PERSIST, on_readable, t);
+    t->readable = event_new(base, t->fd, EV_READ | EV_PERSIST, on_readable, t);
     if (!t->readable || event_add(t->readable, NULL))
         return vn_fail_ptr(err, ENOMEM, "watch the tunnel socket");
     return vn_steal(&t);

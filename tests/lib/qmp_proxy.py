@@ -3,7 +3,9 @@
 Listens like a QEMU monitor and talks to a real one. A descriptor given with
 `getfd` is kept and a pipe of ours goes to QEMU instead, a `unix:` address in
 `migrate` is replaced by one of ours; the stream then passes through
-`tamper(offset, data) -> data or None`, None ending it early.
+`tamper(offset, data) -> data or None`, None ending it early. What QEMU sends
+is always read to its end: QEMU 7.2 leaves a guest hanging otherwise, which is
+another matter (capture/vm_qemu_guard.c).
 """
 
 import array
@@ -112,7 +114,7 @@ class QmpProxy:
                          daemon=True).start()
 
     def _run_pump(self, source, write, close):
-        offset = 0
+        offset, stream, closed = 0, None, False
         try:
             stream = source()
             while True:
@@ -121,11 +123,22 @@ class QmpProxy:
                     break
                 out = self.tamper(offset, data) if self.tamper else data
                 offset += len(data)
-                if out is None:
-                    break
-                while out:
-                    out = out[write(out):]
+                closed = closed or self._put(out, write, close)
         except OSError:
             pass
-        close()
-        stream.close()
+        if not closed:
+            close()
+        if stream:
+            stream.close()
+
+    @staticmethod
+    def _put(data, write, close):
+        """True when the reader's end of the stream is closed now."""
+        try:
+            while data:
+                data = data[write(data):]
+        except OSError:
+            data = None
+        if data is None:
+            close()
+        return data is None

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -424,7 +425,7 @@ static void doomed(const char *dir, const struct vm_config *config, bool keeper,
 /* An agent dies in the middle of a snapshot; another attaches to the VM: it
  * runs, nothing of the snapshot is left, a new one works. Without keeper the
  * guest hangs (QEMU 7.2) until someone attaches. */
-static void orphan(bool keeper)
+static void orphaned(bool keeper)
 {
     vn_auto(free) char *dir = make_dir("a");
     vn_auto(free) char *other = make_dir("attached");
@@ -460,6 +461,43 @@ static void orphan(bool keeper)
     manifest = snapshot(vm, store, "s@1", VM_MODE_COW, NULL);
     expect_progress(dir, true);
     end(vm);
+}
+
+/* A NIC over a descriptor of ours: the guest's frames come out raw. */
+static void nic(void)
+{
+    vn_auto(free) char *dir = make_dir("a");
+    vn_auto(vm_config) struct vm_config config = {.name = NULL};
+    static const uint8_t mac[6] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
+    struct timeval patience = {.tv_sec = 30};
+    uint8_t frame[2048];
+    struct vm *vm;
+    int ends[2];
+
+    fill_config(&config, dir, false);
+    free(config.append);
+    config.append = vn_strdup("console=ttyS0 quiet no_timer_check "
+                              "tsc=unstable oracle.id=1 oracle.peers=2");
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends) < 0 ||
+        setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience,
+                   sizeof(patience)) < 0)
+        die("socketpair: %s", strerror(errno));
+    config.nic_count = 1;
+    config.nics[0].mac = vn_strdup("52:54:00:12:34:56");
+    config.nics[0].kind = VM_NIC_FD;
+    config.nics[0].fd = ends[1];
+    vm = start(&config, dir);
+    close(ends[1]); /* the VM has its own */
+    do {
+        ssize_t n = recv(ends[0], frame, sizeof(frame), 0);
+
+        if (n < 14)
+            die("no frame: %s", strerror(errno));
+    } while (memcmp(frame + 6, mac, sizeof(mac)) != 0);
+    end(vm);
+    if (send(ends[0], frame, 60, MSG_NOSIGNAL) >= 0)
+        die("someone still holds the VM's end");
+    close(ends[0]);
 }
 
 /* Starts that cannot work say why. */
@@ -503,8 +541,8 @@ static void bad_load(void)
     end(vm);
 }
 
-/* Pauses of a memory-only guest, for measuring. */
-static void pauses(bool disk)
+/* Ten pauses, for measuring. */
+static void many(bool disk)
 {
     vn_auto(free) char *dir = make_dir("a");
     vn_auto(vm_config) struct vm_config config = {.name = NULL};
@@ -524,35 +562,65 @@ static void pauses(bool disk)
     end(vm);
 }
 
+static void cow(void)
+{
+    round_trip(VM_MODE_COW, true);
+}
+
+static void stop(void)
+{
+    round_trip(VM_MODE_STOP, true);
+}
+
+static void orphan(void)
+{
+    orphaned(true);
+}
+
+static void hang(void)
+{
+    orphaned(false);
+}
+
+static void pauses(void)
+{
+    many(false);
+}
+
+static void pauses_disk(void)
+{
+    many(true);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} scenarios[] = {
+    {"cow", cow},
+    {"stop", stop},
+    {"aborts", aborts},
+    {"cancelled", cancelled},
+    {"death", death},
+    {"orphan", orphan},
+    {"hang", hang},
+    {"nic", nic},
+    {"bad_start", bad_start},
+    {"bad_load", bad_load},
+    {"pauses", pauses},
+    {"pauses_disk", pauses_disk},
+};
+
 int main(int argc, char **argv)
 {
     if (argc != 4)
         die("usage: vm_tool SCENARIO GUEST_DIR WORK_DIR");
     guest_dir = argv[2];
     work_dir = argv[3];
-    if (strcmp(argv[1], "cow") == 0)
-        round_trip(VM_MODE_COW, true);
-    else if (strcmp(argv[1], "stop") == 0)
-        round_trip(VM_MODE_STOP, true);
-    else if (strcmp(argv[1], "aborts") == 0)
-        aborts();
-    else if (strcmp(argv[1], "cancelled") == 0)
-        cancelled();
-    else if (strcmp(argv[1], "death") == 0)
-        death();
-    else if (strcmp(argv[1], "orphan") == 0)
-        orphan(true);
-    else if (strcmp(argv[1], "hang") == 0)
-        orphan(false);
-    else if (strcmp(argv[1], "bad_start") == 0)
-        bad_start();
-    else if (strcmp(argv[1], "bad_load") == 0)
-        bad_load();
-    else if (strcmp(argv[1], "pauses") == 0)
-        pauses(false);
-    else if (strcmp(argv[1], "pauses_disk") == 0)
-        pauses(true);
-    else
-        die("no scenario '%s'", argv[1]);
-    return 0;
+    for (size_t i = 0; i < VN_COUNT(scenarios); i++) {
+        if (strcmp(argv[1], scenarios[i].name) == 0) {
+            scenarios[i].run();
+            return 0;
+        }
+    }
+    die("no scenario '%s'", argv[1]);
 }

@@ -130,8 +130,8 @@ static inline void add_vm(struct host *h, unsigned vm, bool held)
     vn_auto(free) char *name = vn_format("vm%u", vm);
     int pair[2];
 
-    assert_int_equal(
-        socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair),
+                     0);
     h->vms[vm] = pair[0];
     OK(violin_port_add_fd(h->client, VNI, name, pair[1], held, &bench.err));
     close(pair[1]);
@@ -222,8 +222,7 @@ static inline json_t *bench_stats(struct host *h, const char *path)
     if (path)
         return json_object_get(bench.stats, path);
     networks = json_object_get(bench.stats, "networks");
-    json_array_foreach(networks, i, net)
-    {
+    json_array_foreach (networks, i, net) {
         if (json_integer_value(json_object_get(net, "vni")) == VNI)
             return net;
     }

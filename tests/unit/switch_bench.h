@@ -59,8 +59,7 @@ static inline unsigned frame_number(const void *frame)
     return number;
 }
 
-static inline struct bench_event *bench_log(void *context,
-                                            enum bench_kind kind,
+static inline struct bench_event *bench_log(void *context, enum bench_kind kind,
                                             unsigned place, uint32_t epoch)
 {
     struct bench *b = context;
@@ -133,9 +132,8 @@ static inline void bench_free(struct bench *b)
     free(b);
 }
 
-static inline void bench_port_sends(struct bench *b, unsigned port,
-                                    unsigned to, unsigned from,
-                                    unsigned number)
+static inline void bench_port_sends(struct bench *b, unsigned port, unsigned to,
+                                    unsigned from, unsigned number)
 {
     uint8_t frame[FRAME_SIZE];
 

@@ -114,8 +114,8 @@ static void test_long_objects_travel_in_a_memfd(void **state)
         int extra = bytes % 2 ? t.pair[0] : -1;
 
         t.json = long_object(bytes);
-        assert_int_equal(
-            ctl_send(t.pair[0], t.json, &extra, bytes % 2, &err), 0);
+        assert_int_equal(ctl_send(t.pair[0], t.json, &extra, bytes % 2, &err),
+                         0);
         assert_int_equal(ctl_recv(t.pair[1], &t.packet, &err), 1);
         assert_int_equal(t.packet.fd_count, bytes % 2);
         assert_true(json_equal(t.packet.json, t.json));

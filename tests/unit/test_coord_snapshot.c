@@ -25,7 +25,8 @@
 
 #include <cmocka.h>
 
-#define AGENTS 2
+#define AGENTS    2
+#define WIRES_MAX 16
 
 /* What an agent does instead of answering rightly. */
 enum script {
@@ -48,6 +49,7 @@ struct agent {
     struct event_base *base;
     struct mailbox *mailbox;
     struct wire_listener *listener;
+    struct wire *wires[WIRES_MAX]; /* open ones; NULL: free slot */
     pthread_t thread;
     atomic_uint prepared, cut, committed, aborted, restored, started, downs;
 };
@@ -60,6 +62,14 @@ struct bed {
     struct vne *vne;
     struct map_root root;
 };
+
+static void hang_up(struct agent *a, struct wire *wire)
+{
+    for (int i = 0; i < WIRES_MAX; i++)
+        if (a->wires[i] == wire)
+            a->wires[i] = NULL;
+    wire_free(wire);
+}
 
 static void say(struct wire *wire, json_t *message)
 {
@@ -133,7 +143,7 @@ static void on_message(void *context, struct wire *wire, const json_t *message)
         atomic_fetch_add(&a->prepared, 1);
         say(wire, json_pack("{s:s, s:I}", "type", "ready", "epoch", epoch));
     } else if (strcmp(type, "cut") == 0 && a->script == HANG_UP_ON_CUT) {
-        wire_free(wire);
+        hang_up(a, wire);
     } else if (strcmp(type, "cut") == 0) {
         on_cut(a, wire, epoch);
     } else if (strcmp(type, "commit") == 0 || strcmp(type, "abort") == 0) {
@@ -159,9 +169,8 @@ static void on_message(void *context, struct wire *wire, const json_t *message)
 static void on_closed(void *context, struct wire *wire,
                       const struct vn_err *why)
 {
-    (void)context;
     (void)why;
-    wire_free(wire);
+    hang_up(context, wire);
 }
 
 static const struct wire_events events = {
@@ -171,6 +180,12 @@ static const struct wire_events events = {
 
 static void on_accept(void *context, struct wire *wire)
 {
+    struct agent *a = context;
+    int i = 0;
+
+    while (a->wires[i])
+        i++; /* no test opens WIRES_MAX at a time */
+    a->wires[i] = wire;
     wire_set_events(wire, &events, context);
 }
 
@@ -187,6 +202,8 @@ static void stop_loop(void *arg)
     struct agent *a = arg;
 
     wire_listener_free(a->listener);
+    for (int i = 0; i < WIRES_MAX; i++)
+        wire_free(a->wires[i]);
     event_base_loopbreak(a->base);
 }
 
@@ -211,6 +228,8 @@ static void agent_end(struct agent *a)
 {
     mailbox_post(a->mailbox, stop_loop, a);
     pthread_join(a->thread, NULL);
+    /* libevent lets go of freed buffer events from its loop only. */
+    event_base_loop(a->base, EVLOOP_NONBLOCK);
     mailbox_free(a->mailbox);
     event_base_free(a->base);
 }

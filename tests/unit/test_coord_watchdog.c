@@ -41,6 +41,7 @@ struct monitor {
     size_t size;
     const char *status;    /* of query-status */
     const char *migration; /* of query-migrate */
+    bool background;       /* it is a background-snapshot */
     int ignored_conts;     /* conts to answer without effect */
     int clients, conts, cancels;
 };
@@ -82,6 +83,14 @@ static void monitor_obey(struct monitor *m, const char *line, size_t size)
     if (strcmp(command, "query-migrate") == 0) {
         monitor_reply(m, "{\"return\":{\"status\":\"%s\"},\"id\":%lld}\r\n",
                       m->migration, id);
+        return;
+    }
+    if (strcmp(command, "query-migrate-capabilities") == 0) {
+        monitor_reply(m,
+                      "{\"return\":[{\"capability\":\"xbzrle\",\"state\":"
+                      "false},{\"capability\":\"background-snapshot\","
+                      "\"state\":%s}],\"id\":%lld}\r\n",
+                      m->background ? "true" : "false", id);
         return;
     }
     if (strcmp(command, "migrate_cancel") == 0) {
@@ -287,6 +296,19 @@ static void test_killed(void **state)
     assert_string_equal(monitor.status, "running");
     assert_int_equal(monitor.conts, 1);
     assert_int_equal(monitor.cancels, 1);
+}
+
+/* Cancelled, it would hang the guest. */
+static void test_background_is_not_cancelled(void **state)
+{
+    (void)state;
+    monitor.migration = "active";
+    monitor.background = true;
+    start_agent(WAITS, 0, 60000);
+    run_until(monitor.clients == 1);
+    assert_int_equal(killed_agent(), 0);
+    assert_string_equal(monitor.status, "running");
+    assert_int_equal(monitor.cancels, 0);
 }
 
 static void test_disarmed(void **state)
@@ -593,7 +615,7 @@ int main(void)
         TEST(test_own_reasons),    TEST(test_vm_gone),
         TEST(test_deaf_neighbour), TEST(test_process),
         TEST(test_errors),         TEST(test_threads),
-        TEST(test_real_qemu),
+        TEST(test_real_qemu),      TEST(test_background_is_not_cancelled),
     };
 
     return cmocka_run_group_tests(tests, group_setup, group_teardown);

@@ -39,9 +39,8 @@ static void test_a_vm_that_does_not_read(void **state)
     OK(violin_hold(A->client, VNI, vm0, 1, 20, &unsettled, &bench.err));
     assert_int_equal(unsettled, 1);
     port = json_array_get(json_object_get(bench_stats(A, NULL), "ports"), 0);
-    assert_int_equal(number_in(port, "tx_frames") +
-                         number_in(port, "tx_waiting"),
-                     count);
+    assert_int_equal(
+        number_in(port, "tx_frames") + number_in(port, "tx_waiting"), count);
     assert_true(number_in(port, "tx_waiting") > 0);
     assert_int_equal(number_in(port, "tx_dropped"), 0);
     for (unsigned i = 0; i < count; i++)
@@ -153,15 +152,14 @@ static int tap_vm(const char *interface)
 
     address.sll_ifindex = (int)if_nametoindex(interface);
     assert_true(address.sll_ifindex > 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)),
-                     0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     return fd;
 }
 
 static void test_tap_port(void **state)
 {
-    uint8_t frame[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9,
-                         0x88, 0xb5, 1,    2};
+    uint8_t frame[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0,
+                         0,    0,    0,    9,    0x88, 0xb5, 1, 2};
     char name[IFNAMSIZ];
     uint8_t got[2048];
     uint32_t unsettled;
@@ -229,9 +227,9 @@ static void test_refusals(void **state)
     FAILS(violin_peers_set(A->client, VNI, peers, 2, &bench.err), VN_E_FORMAT);
     assert_non_null(strstr(bench.err.msg, "peers[1]"));
     bench.fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    FAILS(violin_port_add_fd(A->client, VNI, "vm0", bench.fd, false,
-                             &bench.err),
-          ENOTSOCK);
+    FAILS(
+        violin_port_add_fd(A->client, VNI, "vm0", bench.fd, false, &bench.err),
+        ENOTSOCK);
     FAILS(violin_port_add_fd(A->client, VNI, name, bench.fd, false, &bench.err),
           VN_E_LIMIT);
     FAILS(violin_port_del(A->client, VNI, "bad\xff", &bench.err), VN_E_FORMAT);
@@ -250,8 +248,7 @@ static void test_many_peers(void **state)
                  i % 200 + 1);
         peers[i] = (struct violin_peer){"peer", addresses[i]};
     }
-    FAILS(violin_peers_set(A->client, VNI, peers, 257, &bench.err),
-          VN_E_LIMIT);
+    FAILS(violin_peers_set(A->client, VNI, peers, 257, &bench.err), VN_E_LIMIT);
     OK(violin_peers_set(A->client, VNI, peers, 256, &bench.err));
     OK(violin_peers_set(A->client, VNI, peers + 1, 256, &bench.err));
     OK(violin_peers_set(A->client, VNI, peers + 100, 2, &bench.err));
@@ -289,8 +286,7 @@ static void test_hostile_control(void **state)
     expect_answer("{\"id\":1,\"call\":5,\"args\":{}}", "call");
     expect_answer("{\"id\":1,\"call\":\"stats\",\"args\":[]}", "args");
     expect_answer("{\"id\":9,\"call\":\"stats\",\"args\":{}}", "\"id\":9");
-    expect_answer("{\"id\":1,\"call\":\"arm\",\"args\":{\"vni\":77}}",
-                  "epoch");
+    expect_answer("{\"id\":1,\"call\":\"arm\",\"args\":{\"vni\":77}}", "epoch");
     expect_answer("{\"id\":1,\"call\":\"arm\",\"args\":{\"vni\":77,"
                   "\"epoch\":4294967296}}",
                   "epoch");
@@ -369,15 +365,13 @@ static void test_violind_goes_away(void **state)
 static void test_addresses(void **state)
 {
     static const char *const good[][2] = {
-        {"10.0.0.2", "10.0.0.2:6081"},
-        {"10.0.0.2:99", "10.0.0.2:99"},
-        {"[fd00::2]:65535", "[fd00::2]:65535"},
-        {"[fd00::2]", "[fd00::2]:6081"},
+        {"10.0.0.2", "10.0.0.2:6081"},          {"10.0.0.2:99", "10.0.0.2:99"},
+        {"[fd00::2]:65535", "[fd00::2]:65535"}, {"[fd00::2]", "[fd00::2]:6081"},
         {"fd00::2", "[fd00::2]:6081"},
     };
     static const char *const bad[] = {
-        "",          "x",          "10.0.0.2:",    "10.0.0.2:65536",
-        "10.0.0.2:x", "[10.0.0.2]", "[fd00::2",     "[fd00::2]x",
+        "",           "x",          "10.0.0.2:",   "10.0.0.2:65536",
+        "10.0.0.2:x", "[10.0.0.2]", "[fd00::2",    "[fd00::2]x",
         "[fd00::2]:", ":6081",      "10.0.0.2:-1", "10.0.0:1",
     };
     char text[TUNNEL_ADDRESS_SIZE];

