@@ -71,6 +71,8 @@ void log_write(enum log_level level, const char *format, ...)
     pthread_mutex_lock(&lock);
     if (level_now < 0)
         level_now = level_from_environment();
+    if (level_now == LOG_DEBUG)
+        fprintf(stderr, "%.6f ", (double)clock_now_ns() / 1e9);
     if ((int)level <= level_now)
         fprintf(stderr, "%s%s: %s\n", program, names[level], line);
     pthread_mutex_unlock(&lock);

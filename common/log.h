@@ -4,6 +4,7 @@
 /*
  * Logs: one line an event on stderr, "LEVEL module: sentence key=value ...".
  *
+ * At DEBUG every line begins with the monotonic time in seconds.
  * Libraries log at DEBUG only; daemons' mains and tools/ may use the rest.
  * A data path uses log_limited(), which lets one line a second through and
  * says how many it swallowed. Thread-safe; keeps errno.

@@ -394,8 +394,9 @@ static int close_channels(struct agent_task *task, struct vn_err *err)
 {
     struct agent_net *net = task->net;
 
-    if (violin_await_closed(net->agent->violin, net->vni, AGENT_CLOSE_MS,
-                            &net->report, err) < 0)
+    if (violin_await_closed(net->agent->violin, net->vni,
+                            AGENT_MARKER_MS, AGENT_PATIENCE_MS, &net->report,
+                            err) < 0)
         return -1;
     return store_records(net, err);
 }

@@ -20,8 +20,11 @@
 #include <sys/queue.h>
 
 #define AGENT_SETTLE_MS 100 /* for delivered frames to be consumed */
-#define AGENT_CLOSE_MS  500 /* for channels to close after the cut */
-#define AGENT_STEP_NS   (30 * VN_SEC)
+/* Until every other host has cut (it may be slow; one in trouble fails, and the
+ * coordinator ends this), then for frames still on the underlay. */
+#define AGENT_MARKER_MS   60000
+#define AGENT_PATIENCE_MS 500
+#define AGENT_STEP_NS     (30 * VN_SEC)
 /* A VM stands this long at most; past it the cut is given up. */
 #define AGENT_PAUSE_LIMIT_NS (5 * VN_SEC)
 #define AGENT_STOP_MODE_LIMIT_NS                                               \

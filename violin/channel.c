@@ -29,12 +29,23 @@ static bool all_over(const struct vsw *sw)
     return sw->is_armed && sw->over == sw->port_count;
 }
 
+static bool is_marked(const struct vsw *sw, const struct vsw_peer *peer)
+{
+    return peer->marked && peer->marker.epoch == sw->armed;
+}
+
+bool vsw_peer_marked(const struct vsw *sw, unsigned index)
+{
+    return sw->is_armed && index < sw->peers_end && sw->peers[index].used &&
+           is_marked(sw, &sw->peers[index]);
+}
+
 /* Frames of the old epoch that this peer still owes us. */
 static uint64_t owed(const struct vsw *sw, const struct vsw_peer *peer)
 {
     uint64_t received;
 
-    if (!peer->marked || peer->marker.epoch != sw->armed)
+    if (!is_marked(sw, peer))
         return 1;
     received = tally_get(&peer->received, peer->marker.before);
     return received >= peer->marker.sent ? 0 : peer->marker.sent - received;

@@ -382,16 +382,18 @@ int violin_release(struct violin_client *client, uint32_t vni, const char *port,
 }
 
 int violin_await_closed(struct violin_client *client, uint32_t vni,
-                        uint32_t timeout_ms, struct violin_report *ret,
-                        struct vn_err *err)
+                        uint32_t marker_ms, uint32_t patience_ms,
+                        struct violin_report *ret, struct vn_err *err)
 {
     json_t *args = net_args(vni);
     vn_auto(json) json_t *ok = NULL;
     struct violin_report report;
 
-    json_object_set_new(args, "timeout_ms", jsonx_int(timeout_ms));
+    json_object_set_new(args, "marker_ms", jsonx_int(marker_ms));
+    json_object_set_new(args, "patience_ms", jsonx_int(patience_ms));
     if (call_full(client, "await_closed", args, -1,
-                  (uint64_t)timeout_ms + VIOLIN_CALL_MS, &ok, NULL, err) ||
+                  (uint64_t)marker_ms + patience_ms + VIOLIN_CALL_MS, &ok, NULL,
+                  err) ||
         jsonx_u64(ok, "frames_held", &report.frames_held, err) ||
         jsonx_u64(ok, "frames_recorded", &report.frames_recorded, err) ||
         jsonx_u64(ok, "frames_dropped", &report.frames_dropped, err) ||

@@ -122,12 +122,16 @@ struct violin_report {
     bool lossless; /* dropped, missing and unsettled are all 0 */
 };
 /*
- * Wait until every peer's channel is closed (its marker came and all frames
- * of the old epoch that it counts), or timeout_ms passed: what is missing then
- * is counted as lost on the underlay. After this the records are complete.
+ * Wait until every peer's channel is closed: its marker came and all frames of
+ * the old epoch that it counts. A peer may be slow to cut, so markers have
+ * marker_ms, and the call fails with VN_E_TIMEOUT, naming the host, where one
+ * does not come. From the last marker on, frames have patience_ms: what is
+ * missing then was lost on the underlay and is counted. After success the
+ * records are complete.
  */
 int violin_await_closed(struct violin_client *client, uint32_t vni,
-                        uint32_t timeout_ms, struct violin_report *ret,
+                        uint32_t marker_ms, uint32_t patience_ms,
+                        struct violin_report *ret,
                         struct vn_err *err) VN_MUST_USE;
 /*
  * The frames recorded for a port, as pcapng in a sealed memfd that the caller

@@ -291,11 +291,13 @@ static int call_release(struct call *call, struct vn_err *err)
 
 static int call_await_closed(struct call *call, struct vn_err *err)
 {
-    uint32_t timeout_ms;
+    uint32_t marker_ms, patience_ms;
 
-    if (jsonx_u32(call->args, "timeout_ms", TIMEOUT_MS_MAX, &timeout_ms, err))
+    if (jsonx_u32(call->args, "marker_ms", TIMEOUT_MS_MAX, &marker_ms, err) ||
+        jsonx_u32(call->args, "patience_ms", TIMEOUT_MS_MAX, &patience_ms, err))
         return -1;
-    if (wait_for_closed(call->client, call->id, call->net, timeout_ms, err))
+    if (wait_for_closed(call->client, call->id, call->net, marker_ms,
+                        patience_ms, err))
         return -1;
     return CALL_LATER;
 }

@@ -30,6 +30,8 @@ struct wait {
     uint64_t deadline_ns;
     struct event *timer;
     bool is_hold;                 /* else violin_await_closed */
+    bool all_marked;              /* closed: only frames are awaited now */
+    uint32_t patience_ms;         /* closed: for these */
     bool ports[SWITCH_PORTS_MAX]; /* hold: not settled yet */
     struct wait *next;
 };
@@ -66,7 +68,8 @@ int wait_for_settled(struct client *client, uint64_t id, struct network *net,
                      struct network_port *const *ports, size_t count,
                      uint32_t settle_ms, struct vn_err *err) VN_MUST_USE;
 int wait_for_closed(struct client *client, uint64_t id, struct network *net,
-                    uint32_t timeout_ms, struct vn_err *err) VN_MUST_USE;
+                    uint32_t marker_ms, uint32_t patience_ms,
+                    struct vn_err *err) VN_MUST_USE;
 /* The channels of this network's cut are closed. */
 void wait_closed(struct network *net, struct daemon *daemon);
 /* The cut ended or the network goes: answer all that wait for it. */

@@ -4,8 +4,11 @@
  *
  * How it works: a wait is a list entry with a timer. A hold looks at its ports
  * every SETTLE_POLL_US, since the kernel has no event for "the other side has
- * read everything". A wait for channels sleeps until the switch says closed
- * or its deadline comes, at which the switch gives the channels up.
+ * read everything". A wait for channels has two parts: until every marker is
+ * there, looked at every MARKER_POLL_US; and then, with a patience of its own,
+ * until the frames that the markers announce are. At the end of the first the
+ * call fails; at the end of the second the switch gives the frames up: the
+ * underlay lost them. The switch may say closed at any time.
  *
  * Invariants: a wait's client and network exist; both take their waits with
  * them. Limits: DAEMON_WAITS_MAX. Concurrency: one thread.
@@ -17,6 +20,7 @@
 #include <stdlib.h>
 
 #define SETTLE_POLL_US 200
+#define MARKER_POLL_US 2000
 
 static void wait_free(struct wait *w)
 {
@@ -40,6 +44,8 @@ static void set_timer(struct wait *w)
 
     if (w->is_hold && left_us > SETTLE_POLL_US)
         left_us = SETTLE_POLL_US;
+    if (!w->is_hold && !w->all_marked && left_us > MARKER_POLL_US)
+        left_us = MARKER_POLL_US;
     tv.tv_sec = (time_t)(left_us / 1000000);
     tv.tv_usec = (suseconds_t)(left_us % 1000000);
     event_add(w->timer, &tv);
@@ -89,16 +95,25 @@ static void answer_error(struct wait *w, const struct vn_err *failure)
     wait_free(w);
 }
 
-static void closed_deadline(struct wait *w)
+/* True if the wait is done and freed. */
+static bool closed_review(struct wait *w)
 {
     struct vn_err err = VN_ERR_INIT;
+    uint64_t now_ns = clock_now_ns();
 
-    if (network_check_over(w->net, &err)) {
+    if (!w->all_marked && network_check_marked(w->net, &err) == 0) {
+        w->all_marked = true;
+        w->deadline_ns = now_ns + w->patience_ms * VN_MS;
+    }
+    if (now_ns < w->deadline_ns)
+        return false;
+    if (!w->all_marked) {
         answer_error(w, &err);
-        return;
+        return true;
     }
     w->net->missing = vsw_give_up(w->net->sw);
     wait_closed(w->net, w->client->daemon);
+    return true;
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -107,9 +122,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (!w->is_hold)
-        closed_deadline(w);
-    else if (!hold_review(w))
+    if (!(w->is_hold ? hold_review(w) : closed_review(w)))
         set_timer(w);
 }
 
@@ -154,18 +167,20 @@ int wait_for_settled(struct client *client, uint64_t id, struct network *net,
 }
 
 int wait_for_closed(struct client *client, uint64_t id, struct network *net,
-                    uint32_t timeout_ms, struct vn_err *err)
+                    uint32_t marker_ms, uint32_t patience_ms,
+                    struct vn_err *err)
 {
     struct wait *w;
 
     if (network_check_armed(net, err))
         return -1;
-    w = wait_new(client, id, net, timeout_ms, err);
+    w = wait_new(client, id, net, marker_ms, err);
     if (!w)
         return -1;
+    w->patience_ms = patience_ms;
     if (vsw_is_closed(net->sw))
         answer_report(w);
-    else
+    else if (!closed_review(w))
         set_timer(w);
     return 0;
 }

@@ -119,6 +119,9 @@ void network_client_gone(struct network *net, const void *client);
 /* Fails where no cut is open or a port of this host is not yet over. */
 int network_check_over(const struct network *net,
                        struct vn_err *err) VN_MUST_USE;
+/* The same, and VN_E_TIMEOUT naming a peer whose marker has not come. */
+int network_check_marked(const struct network *net,
+                         struct vn_err *err) VN_MUST_USE;
 /* VN_E_STATE where no cut is open. */
 int network_check_armed(const struct network *net,
                         struct vn_err *err) VN_MUST_USE;

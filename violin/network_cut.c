@@ -78,6 +78,20 @@ int network_check_over(const struct network *net, struct vn_err *err)
     return 0;
 }
 
+int network_check_marked(const struct network *net, struct vn_err *err)
+{
+    if (network_check_over(net, err))
+        return -1;
+    for (unsigned i = 0; i < SWITCH_PEERS_MAX; i++) {
+        if (net->peers[i] && !vsw_peer_marked(net->sw, i))
+            return vn_fail(err, VN_E_TIMEOUT,
+                           "network %u: the switch of host '%s' did not close "
+                           "its channel",
+                           net->vni, net->peers[i]->name);
+    }
+    return 0;
+}
+
 int network_cut(struct network *net, struct network_port *const *ports,
                 size_t count, struct vn_err *err)
 {

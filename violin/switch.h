@@ -109,6 +109,8 @@ uint32_t vsw_port_epoch(const struct vsw *sw, unsigned port);
 bool vsw_port_held(const struct vsw *sw, unsigned port);
 /* The epoch of the open cut into *ret; false when none is open. */
 bool vsw_armed(const struct vsw *sw, uint32_t *ret_epoch);
+/* Has this peer's marker for the open cut come? */
+bool vsw_peer_marked(const struct vsw *sw, unsigned peer);
 /* The channels of the open cut are closed, or were given up. */
 bool vsw_is_closed(const struct vsw *sw);
 void vsw_counts(const struct vsw *sw, struct vsw_counts *ret);

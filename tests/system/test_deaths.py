@@ -141,14 +141,14 @@ class Deaths(system_test.BedTest):
     # ---- the coordinator ----
 
     def test_coordinator_dies(self):
-        """At three moments, the last one just before the commit."""
+        """At many moments, the last one just before the commit."""
         self.up()
-        for delay in (0.05, 0.3):
+        for delay in (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4):
             snapshot = self.bed.start_vnstore("snapshot", self.yaml)
             time.sleep(delay)
             snapshot.kill()
             snapshot.communicate()
-            self.assert_goes_on()
+            self.assert_goes_on(messages=10)
             self.assert_nothing_new()
         result = self.bed.vnstore("snapshot", self.yaml, check=False,
                                   env={"VN_FAULT": "coord.commit:1:kill"})

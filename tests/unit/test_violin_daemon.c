@@ -214,7 +214,7 @@ static void test_refusals(void **state)
     FAILS(violin_hold(A->client, VNI, vm0, 1, 0, &unsettled, &bench.err),
           VN_E_NOT_FOUND);
     FAILS(violin_release(A->client, VNI, "vm0", &bench.err), VN_E_NOT_FOUND);
-    FAILS(violin_await_closed(A->client, VNI, 0, &report, &bench.err),
+    FAILS(violin_await_closed(A->client, VNI, 0, 0, &report, &bench.err),
           VN_E_STATE);
     FAILS(violin_finish(A->client, VNI, 2, &bench.err), VN_E_STATE);
     FAILS(violin_peers_set(A->client, VNI, peers, 2, &bench.err), VN_E_EXISTS);
