@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/jsonx.h"
 #include "common/log.h"
+#include "common/priority.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -238,6 +239,7 @@ int vm_qemu_continue(struct vm_qemu *v, uint64_t *ret_wall_ns,
     if (vm_qemu_query_running(v, &running, NULL, err) < 0)
         return -1;
     if (running) {
+        vm_qemu_hurry(v, false);
         if (ret_wall_ns)
             *ret_wall_ns = clock_wall_ns();
         return 0;
@@ -249,10 +251,21 @@ int vm_qemu_continue(struct vm_qemu *v, uint64_t *ret_wall_ns,
     event = qmp_wait_event(v->qmp, qmp_want_name, "RESUME", "RESUME", err);
     if (!event)
         return -1;
+    vm_qemu_hurry(v, false);
     if (ret_wall_ns)
         *ret_wall_ns = qmp_event_wall_ns(event);
     json_decref(event);
     return 0;
+}
+
+void vm_qemu_hurry(struct vm_qemu *v, bool on)
+{
+    if (on == v->hurrying || v->base.pid <= 0)
+        return;
+    if (on)
+        v->calm_nice = priority_get(v->base.pid);
+    if (priority_set_process(v->base.pid, on ? PRIORITY_HURRY : v->calm_nice))
+        v->hurrying = on;
 }
 
 int vm_qemu_set_capability(struct vm_qemu *v, const char *name, bool on,

@@ -74,6 +74,8 @@ struct vm_qemu {
     int keeper_pid; /* 0: none */
     int keeper_pipe;
     uint64_t stop_wall_ns, resume_wall_ns;
+    bool hurrying; /* its threads go before all else */
+    int calm_nice; /* what they had before */
 };
 
 static inline struct vm_qemu *vm_qemu_of(struct vm *vm)
@@ -109,6 +111,8 @@ int vm_qemu_query_running(struct vm_qemu *v, bool *ret, char status[32],
 /* Continue unless it runs; *ret_wall_ns may be NULL. */
 int vm_qemu_continue(struct vm_qemu *v, uint64_t *ret_wall_ns,
                      struct vn_err *err) VN_MUST_USE;
+/* While it stands, all of its threads (new ones inherit it) go first. */
+void vm_qemu_hurry(struct vm_qemu *v, bool on);
 /* Set one migration capability. */
 int vm_qemu_set_capability(struct vm_qemu *v, const char *name, bool on,
                            struct vn_err *err) VN_MUST_USE;

@@ -31,6 +31,7 @@
 #include "common/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -193,6 +194,7 @@ int vm_qemu_stop(struct vm_qemu *v, uint64_t *ret_wall_ns, struct vn_err *err)
         return vn_fail(err, VN_E_STATE, "VM '%s' was not prepared",
                        v->base.name);
     qmp_forget_events(v->qmp);
+    vm_qemu_hurry(v, true);
     v->step = VM_QEMU_STOPPED; /* from here on an abort must continue it */
     if (qmp_command(v->qmp, "stop", NULL, NULL, err) < 0)
         return -1;
@@ -223,6 +225,7 @@ static int await_resume(struct vm_qemu *v, struct vn_err *err)
     if (!qmp_want_name(event, "RESUME"))
         return vm_qemu_fail_migration(v, err);
     v->resume_wall_ns = qmp_event_wall_ns(event);
+    vm_qemu_hurry(v, false);
     return 0;
 }
 
@@ -285,14 +288,27 @@ static int migrate(struct vm_qemu *v, struct vn_err *err)
 
 static int capture_cow(struct vm_qemu *v, struct vn_err *err)
 {
-    if (vm_qemu_disks_freeze(v, err) < 0 || migrate(v, err) < 0)
+    uint64_t began_ns = clock_wall_ns(), frozen_ns, asked_ns;
+
+    if (vm_qemu_disks_freeze(v, err) < 0)
         return -1;
+    frozen_ns = clock_wall_ns();
+    if (migrate(v, err) < 0)
+        return -1;
+    asked_ns = clock_wall_ns();
     if (qmp_version(v->qmp) >= SELF_RESUMING_BELOW) {
         if (await_first_page(v, err) < 0 ||
             qmp_command(v->qmp, "cont", NULL, NULL, err) < 0)
             return -1;
     }
-    return await_resume(v, err);
+    if (await_resume(v, err) < 0)
+        return -1;
+    log_debug("vm_qemu: captured vm=%s us: stop=%" PRIu64 " disks=%" PRIu64
+              " migrate=%" PRIu64 " resume=%" PRIu64,
+              v->base.name, (began_ns - v->stop_wall_ns) / 1000,
+              (frozen_ns - began_ns) / 1000, (asked_ns - frozen_ns) / 1000,
+              (v->resume_wall_ns - asked_ns) / 1000);
+    return 0;
 }
 
 int vm_qemu_capture(struct vm_qemu *v, struct vn_err *err)

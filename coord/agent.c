@@ -12,6 +12,7 @@
 #include "common/io.h"
 #include "common/jsonx.h"
 #include "common/log.h"
+#include "common/priority.h"
 #include "coord/agent_internal.h"
 
 #include <event2/thread.h>
@@ -46,6 +47,12 @@ void agent_task_post(struct agent *agent, struct worker *worker,
     (void)agent;
     *copy = *task;
     worker_post(worker, task_run, copy);
+}
+
+void agent_priority(const struct agent *agent, int nice)
+{
+    if (agent->may_hurry)
+        (void)priority_set_self(nice < 0 ? nice : agent->calm_nice + nice);
 }
 
 /* ---- messages ----------------------------------------------------------- */
@@ -234,6 +241,7 @@ static int agent_open(struct agent *agent, const struct agent_opts *opts,
 
     if (io_make_dirs(opts->state_dir, err) < 0)
         return -1;
+    agent->calm_nice = priority_get(0);
     /* Forks: before any thread. */
     agent->watchdog = watchdog_start(err);
     if (!agent->watchdog)
@@ -258,6 +266,10 @@ static int agent_open(struct agent *agent, const struct agent_opts *opts,
         if (!agent->signals[i] || event_add(agent->signals[i], NULL) < 0)
             return vn_fail(err, ENOMEM, "signal handler");
     }
+    /* The loop stands between a VM's stop and its resume. */
+    agent->may_hurry = priority_set_self(PRIORITY_HURRY);
+    if (!agent->may_hurry)
+        log_info("no right to raise priorities: pauses may be longer");
     return agent_listen(agent, opts, err);
 }
 

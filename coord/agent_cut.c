@@ -13,6 +13,7 @@
 #include "common/io.h"
 #include "common/jsonx.h"
 #include "common/log.h"
+#include "common/priority.h"
 #include "coord/agent_internal.h"
 
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define SAVE_NICER 5
 #define FRAMES_MAX (256u << 20) /* recorded frames of one port */
 
 static void perform(struct agent_net *net,
@@ -206,6 +208,7 @@ static int stop_vm(struct agent_task *task, struct vn_err *err)
                      vm_rescue_address(vm->vm), vm_pid(vm->vm),
                      (unsigned)patience_ms, err) < 0)
         return wrap_vm(task, -1, err);
+    agent_priority(task->net->agent, PRIORITY_HURRY);
     if (vm_stop(vm->vm, &vm->stop_wall_ns, err) < 0)
         return -1;
     if (fault_hit("agent.stopped"))
@@ -247,6 +250,8 @@ static int save_vm(struct agent_task *task, struct vn_err *err)
 
     if (!writer)
         return -1;
+    /* Hashing may wait for VMs, never they for it. */
+    agent_priority(net->agent, SAVE_NICER);
     if (vm_save(vm->vm, writer, net->manifest, vm->fragment, vm_runs_again,
                 task, &vm->saved, err) < 0)
         return -1;
@@ -262,6 +267,7 @@ static int finish_vm(struct agent_task *task, struct vn_err *err)
 {
     int rc = vm_finish(task->vm->vm, err);
 
+    agent_priority(task->net->agent, 0);
     forget_cut(task->vm);
     if (rc < 0) {
         /* The snapshot stands; what is left over is undone the next time. */
@@ -276,6 +282,7 @@ static int abort_vm(struct agent_task *task, struct vn_err *err)
     struct agent_vm *vm = task->vm;
     int rc = vm_abort(vm->vm, err);
 
+    agent_priority(task->net->agent, 0);
     forget_cut(vm);
     if (rc < 0) {
         /* Dead, or deaf: then the watchdog, still armed, has the last word. */
@@ -394,9 +401,8 @@ static int close_channels(struct agent_task *task, struct vn_err *err)
 {
     struct agent_net *net = task->net;
 
-    if (violin_await_closed(net->agent->violin, net->vni,
-                            AGENT_MARKER_MS, AGENT_PATIENCE_MS, &net->report,
-                            err) < 0)
+    if (violin_await_closed(net->agent->violin, net->vni, AGENT_MARKER_MS,
+                            AGENT_PATIENCE_MS, &net->report, err) < 0)
         return -1;
     return store_records(net, err);
 }

@@ -100,6 +100,8 @@ struct agent_conn {
 
 struct agent {
     char *name;
+    bool may_hurry; /* has the right to raise priorities */
+    int calm_nice;  /* of what is not urgent */
     char *state_dir;
     struct event_base *base;
     struct mailbox *mailbox;
@@ -129,6 +131,10 @@ void agent_task_post(struct agent *agent, struct worker *worker,
                      const struct agent_task *task);
 
 /* ---- agent.c ---- */
+
+/* Nice value of the calling thread: PRIORITY_HURRY, or 0 and above counted from
+ * the agent's own. Nothing where it could not be raised again. */
+void agent_priority(const struct agent *agent, int nice);
 
 void agent_reply(struct wire *wire, const char *type, json_t *body);
 void agent_reply_failed(struct wire *wire, const char *of,
