@@ -262,10 +262,13 @@ void vm_qemu_hurry(struct vm_qemu *v, bool on)
 {
     if (on == v->hurrying || v->base.pid <= 0)
         return;
-    if (on)
-        v->calm_nice = priority_get(v->base.pid);
-    if (priority_set_process(v->base.pid, on ? PRIORITY_HURRY : v->calm_nice))
-        v->hurrying = on;
+    if (on) {
+        v->calm_nice = priority_nice(v->base.pid);
+        v->hurrying = priority_urgent_process(v->base.pid);
+    } else {
+        (void)priority_calm_process(v->base.pid, v->calm_nice);
+        v->hurrying = false;
+    }
 }
 
 int vm_qemu_set_capability(struct vm_qemu *v, const char *name, bool on,

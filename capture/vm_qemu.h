@@ -8,7 +8,7 @@
  *     vm_qemu_start.c    command line, process, end of the process
  *     vm_qemu_load.c     a VM that waits for its state
  *     vm_qemu_capture.c  prepare, stop, capture
- *     vm_qemu_huge.c     huge pages, for a shorter pause
+ *     vm_qemu_memory.c     huge pages, for a shorter pause
  *     vm_qemu_save.c     memory and device state into the store
  *     vm_qemu_disk.c     disks: fleecing, and reading them over NBD
  *     vm_qemu_guard.c    no guest hangs in a snapshot that did not complete
@@ -111,7 +111,7 @@ int vm_qemu_query_running(struct vm_qemu *v, bool *ret, char status[32],
 /* Continue unless it runs; *ret_wall_ns may be NULL. */
 int vm_qemu_continue(struct vm_qemu *v, uint64_t *ret_wall_ns,
                      struct vn_err *err) VN_MUST_USE;
-/* While it stands, all of its threads (new ones inherit it) go first. */
+/* While it stands its threads go before all else; see common/priority.h. */
 void vm_qemu_hurry(struct vm_qemu *v, bool on);
 /* Set one migration capability. */
 int vm_qemu_set_capability(struct vm_qemu *v, const char *name, bool on,
@@ -130,9 +130,9 @@ int vm_qemu_stop(struct vm_qemu *v, uint64_t *ret_wall_ns,
                  struct vn_err *err) VN_MUST_USE;
 int vm_qemu_capture(struct vm_qemu *v, struct vn_err *err) VN_MUST_USE;
 
-/* Before the instant, while it runs: huge pages instead of small ones, as far
- * as this is allowed and quick. */
-void vm_qemu_collapse_memory(struct vm_qemu *v);
+/* Before the instant, while it runs: all pages mapped, huge ones where that is
+ * possible, as far as this is allowed and quick. */
+void vm_qemu_ready_memory(struct vm_qemu *v);
 
 struct vm_qemu_save {
     struct store_writer *writer;

@@ -38,7 +38,7 @@
 #include <unistd.h>
 
 #define SELF_RESUMING_BELOW 80000u /* 8.0.0 */
-#define STREAM_BUFFER       (8 << 20)
+#define STREAM_BUFFER       (128 << 10)
 #define SPOOL_SLACK         (256ull << 20) /* record heads, ROMs, devices */
 #define UNLIMITED_BYTES_S   (1ll << 40)
 #define PEEK_SIZE           4096u
@@ -179,7 +179,7 @@ int vm_qemu_prepare(struct vm_qemu *v, const struct vm_prepare_opts *opts,
         set_up_stream(v, err) < 0)
         return vn_wrap(err, "preparing VM '%s'", v->base.name);
     if (v->base.chosen_mode == VM_MODE_COW)
-        vm_qemu_collapse_memory(v);
+        vm_qemu_ready_memory(v);
     v->step = VM_QEMU_PREPARED;
     return 0;
 }

@@ -4,11 +4,17 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-int priority_get(pid_t pid)
+#define VCPU_NICE (-15)
+
+static const struct sched_param lowest = {.sched_priority = 1};
+static const struct sched_param ordinary = {.sched_priority = 0};
+
+int priority_nice(pid_t pid)
 {
     int nice;
 
@@ -17,12 +23,26 @@ int priority_get(pid_t pid)
     return errno ? 0 : nice;
 }
 
-bool priority_set_self(int nice)
+bool priority_urgent_self(void)
 {
-    return setpriority(PRIO_PROCESS, (id_t)gettid(), nice) == 0;
+    return sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &lowest) ==
+           0;
 }
 
-bool priority_set_process(pid_t pid, int nice)
+static bool calm(pid_t tid, int nice)
+{
+    return sched_setscheduler(tid, SCHED_OTHER, &ordinary) == 0 &&
+           setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0;
+}
+
+bool priority_calm_self(int nice)
+{
+    return calm(gettid(), nice);
+}
+
+/* Call fn for every thread the process has now; true if one call was. */
+static bool for_each_thread(pid_t pid, bool (*fn)(pid_t tid, pid_t pid, int),
+                            int argument)
 {
     vn_auto(free) char *path = vn_format("/proc/%d/task", (int)pid);
     DIR *dir = opendir(path);
@@ -32,11 +52,34 @@ bool priority_set_process(pid_t pid, int nice)
     if (!dir)
         return false;
     while ((entry = readdir(dir))) {
-        long tid = strtol(entry->d_name, NULL, 10);
+        pid_t tid = (pid_t)strtol(entry->d_name, NULL, 10);
 
         if (tid > 0)
-            any |= setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0;
+            any |= fn(tid, pid, argument);
     }
     closedir(dir);
     return any;
+}
+
+static bool make_urgent(pid_t tid, pid_t pid, int nice)
+{
+    if (tid == pid)
+        return sched_setscheduler(tid, SCHED_FIFO, &lowest) == 0;
+    return setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0;
+}
+
+static bool make_calm(pid_t tid, pid_t pid, int nice)
+{
+    (void)pid;
+    return calm(tid, nice);
+}
+
+bool priority_urgent_process(pid_t pid)
+{
+    return for_each_thread(pid, make_urgent, VCPU_NICE);
+}
+
+bool priority_calm_process(pid_t pid, int nice)
+{
+    return for_each_thread(pid, make_calm, nice);
 }

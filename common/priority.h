@@ -2,28 +2,36 @@
 #define COMMON_PRIORITY_H
 
 /*
- * Scheduling priority ("nice": -20 first, 19 last) of threads.
+ * Who runs first while a VM stands.
  *
- * What lies between the stop and the resume of a VM goes before all else on a
- * busy host. Raising needs CAP_SYS_NICE; without it nothing changes, and a
- * pause may be longer. In Linux every thread has a nice value of its own, and
- * new threads and processes inherit that of the thread that makes them.
+ * Between the stop and the resume of a VM lie some ten hand-overs from thread
+ * to thread. On a busy host each waits for its turn: 3 to 7 ms at normal
+ * priority, even at nice -15, since Linux lets the running thread finish its
+ * slice. So these threads are real-time (SCHED_FIFO, lowest level) for those
+ * milliseconds, and only for those. It needs CAP_SYS_NICE; without it nothing
+ * changes, and a pause may be longer.
  */
 
 #include <stdbool.h>
 #include <sys/types.h>
 
-#define PRIORITY_HURRY  (-15) /* while a VM stands */
-#define PRIORITY_SWITCH (-10) /* frames wait for it */
+/* The calling thread: urgent, or as ordinary threads are, at this nice value.
+ * Threads and processes that it makes are ordinary in any case. False where it
+ * is not allowed. */
+bool priority_urgent_self(void);
+bool priority_calm_self(int nice);
+
+/*
+ * A virtual machine's process: its first thread, which serves the monitor,
+ * becomes real-time, and so will the threads that this makes; the others, its
+ * vCPUs, get nice -15 so that they notice the stop. Calm puts all threads
+ * there are then back to ordinary at `nice`. False if nothing was changed.
+ */
+bool priority_urgent_process(pid_t pid);
+bool priority_calm_process(pid_t pid, int nice);
 
 /* Nice value of a process's first thread, or of the calling thread (0). 0 if
  * there is no such process. */
-int priority_get(pid_t pid);
-
-/* Set the calling thread's. False where that is not allowed. */
-bool priority_set_self(int nice);
-
-/* Set that of every thread a process has now. False if none could be set. */
-bool priority_set_process(pid_t pid, int nice);
+int priority_nice(pid_t pid);
 
 #endif

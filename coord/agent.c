@@ -49,10 +49,20 @@ void agent_task_post(struct agent *agent, struct worker *worker,
     worker_post(worker, task_run, copy);
 }
 
-void agent_priority(const struct agent *agent, int nice)
+void agent_calm(const struct agent *agent, int nicer)
 {
     if (agent->may_hurry)
-        (void)priority_set_self(nice < 0 ? nice : agent->calm_nice + nice);
+        (void)priority_calm_self(agent->calm_nice + nicer);
+}
+
+void agent_urgent(const struct agent *agent, bool urgent)
+{
+    if (!agent->may_hurry)
+        return;
+    if (urgent)
+        (void)priority_urgent_self();
+    else
+        agent_calm(agent, 0);
 }
 
 /* ---- messages ----------------------------------------------------------- */
@@ -241,7 +251,7 @@ static int agent_open(struct agent *agent, const struct agent_opts *opts,
 
     if (io_make_dirs(opts->state_dir, err) < 0)
         return -1;
-    agent->calm_nice = priority_get(0);
+    agent->calm_nice = priority_nice(0);
     /* Forks: before any thread. */
     agent->watchdog = watchdog_start(err);
     if (!agent->watchdog)
@@ -266,10 +276,10 @@ static int agent_open(struct agent *agent, const struct agent_opts *opts,
         if (!agent->signals[i] || event_add(agent->signals[i], NULL) < 0)
             return vn_fail(err, ENOMEM, "signal handler");
     }
-    /* The loop stands between a VM's stop and its resume. */
-    agent->may_hurry = priority_set_self(PRIORITY_HURRY);
+    agent->may_hurry = priority_urgent_self();
+    agent_calm(agent, 0);
     if (!agent->may_hurry)
-        log_info("no right to raise priorities: pauses may be longer");
+        log_info("no right to real-time priority: pauses may be longer");
     return agent_listen(agent, opts, err);
 }
 

@@ -9,6 +9,7 @@
  */
 
 #include "capture/vm.h"
+#include "common/clock.h"
 #include "coord/agent.h"
 #include "coord/cut.h"
 #include "coord/vne.h"
@@ -100,7 +101,7 @@ struct agent_conn {
 
 struct agent {
     char *name;
-    bool may_hurry; /* has the right to raise priorities */
+    bool may_hurry; /* has the right to be urgent */
     int calm_nice;  /* of what is not urgent */
     char *state_dir;
     struct event_base *base;
@@ -132,9 +133,10 @@ void agent_task_post(struct agent *agent, struct worker *worker,
 
 /* ---- agent.c ---- */
 
-/* Nice value of the calling thread: PRIORITY_HURRY, or 0 and above counted from
- * the agent's own. Nothing where it could not be raised again. */
-void agent_priority(const struct agent *agent, int nice);
+/* The calling thread's priority (common/priority.h): urgent while VMs stand,
+ * calm else, `nicer` than the agent began with. */
+void agent_urgent(const struct agent *agent, bool urgent);
+void agent_calm(const struct agent *agent, int nicer);
 
 void agent_reply(struct wire *wire, const char *type, json_t *body);
 void agent_reply_failed(struct wire *wire, const char *of,
@@ -164,7 +166,37 @@ int agent_cut_message(struct agent *agent, struct wire *wire,
                       const json_t *message, struct vn_err *err) VN_MUST_USE;
 void agent_cut_wire_lost(struct agent_net *net, struct wire *wire);
 void agent_cut_trigger(struct agent_net *net, uint32_t epoch);
+/* From within a task that goes on: an event for the machine. */
+void agent_cut_report(const struct agent_task *task,
+                      enum cut_agent_event_kind kind);
 /* Nothing of a cut is under way. */
 bool agent_cut_idle(const struct agent_net *net);
+
+/* ---- agent_steps.c: one action of coord/cut.h each, on a worker ---- */
+
+int agent_step_prepare_vm(struct agent_task *task,
+                          struct vn_err *err) VN_MUST_USE;
+int agent_step_stop_vm(struct agent_task *task, struct vn_err *err) VN_MUST_USE;
+int agent_step_capture_vm(struct agent_task *task,
+                          struct vn_err *err) VN_MUST_USE;
+int agent_step_save_vm(struct agent_task *task, struct vn_err *err) VN_MUST_USE;
+int agent_step_finish_vm(struct agent_task *task,
+                         struct vn_err *err) VN_MUST_USE;
+int agent_step_abort_vm(struct agent_task *task,
+                        struct vn_err *err) VN_MUST_USE;
+int agent_step_arm_switch(struct agent_task *task,
+                          struct vn_err *err) VN_MUST_USE;
+int agent_step_hold_ports(struct agent_task *task,
+                          struct vn_err *err) VN_MUST_USE;
+int agent_step_flip_ports(struct agent_task *task,
+                          struct vn_err *err) VN_MUST_USE;
+int agent_step_release_ports(struct agent_task *task,
+                             struct vn_err *err) VN_MUST_USE;
+int agent_step_close_channels(struct agent_task *task,
+                              struct vn_err *err) VN_MUST_USE;
+int agent_step_abort_switch(struct agent_task *task,
+                            struct vn_err *err) VN_MUST_USE;
+int agent_step_finish_switch(struct agent_task *task,
+                             struct vn_err *err) VN_MUST_USE;
 
 #endif

@@ -128,7 +128,6 @@ static int bring_up(struct agent_task *task, struct vn_err *err)
     struct agent_vm *vm = task->vm;
     int rc = io_make_dirs(vm->state_dir, err);
 
-    agent_priority(vm->net->agent, 0); /* VMs inherit it */
     for (unsigned i = 0; rc == 0 && i < vm->config.nic_count; i++)
         rc = add_port(vm, i, err);
     if (rc == 0) {

@@ -21,6 +21,7 @@
 #include "capture/qmp.h"
 #include "common/clock.h"
 #include "common/jsonx.h"
+#include "common/priority.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -172,6 +173,9 @@ int rescue_vm(const char *name, const char *address, pid_t pid,
     enum rescue_result result = RESCUE_RAN;
     const char *path = rescue_path(address, err);
 
+    /* A VM that stands is urgent (common/priority.h): the agent made it so. */
+    if (pid > 0)
+        (void)priority_calm_process(pid, 0);
     if (!path)
         return -1;
     for (;;) {

@@ -4,7 +4,6 @@
  */
 #include "common/io.h"
 #include "common/log.h"
-#include "common/priority.h"
 #include "violin/daemon.h"
 
 #include <argp.h>
@@ -106,8 +105,6 @@ static int serve(const struct options *options, struct vn_err *err)
     int result;
 
     raise_queue_length();
-    if (!priority_set_self(PRIORITY_SWITCH))
-        log_debug("no right to raise the priority");
     daemon = daemon_new(&opts, err);
     if (!daemon)
         return -1;

@@ -18,6 +18,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/priority.h"
 #include "violin/daemon_internal.h"
 
 #include <errno.h>
@@ -117,6 +118,37 @@ const struct network_events daemon_network_events = {
     .closed = on_closed,
 };
 
+/* ---- urgency ----------------------------------------------------------- */
+
+static bool holds_in_a_cut(const struct network *net)
+{
+    uint32_t armed;
+
+    if (!vsw_armed(net->sw, &armed))
+        return false;
+    for (unsigned i = 0; i < SWITCH_PORTS_MAX; i++)
+        if (net->ports[i] && vsw_port_held(net->sw, i))
+            return true;
+    return false;
+}
+
+/* From the hold to the last release VMs stand, or are about to. */
+void daemon_review_urgency(struct daemon *daemon)
+{
+    struct network *net, *next;
+    bool urgent = false;
+
+    HASH_ITER (hh, daemon->networks, net, next)
+        urgent |= holds_in_a_cut(net);
+    if (urgent && !daemon->urgent) {
+        daemon->calm_nice = priority_nice(0);
+        daemon->urgent = priority_urgent_self();
+    } else if (!urgent && daemon->urgent) {
+        (void)priority_calm_self(daemon->calm_nice);
+        daemon->urgent = false;
+    }
+}
+
 /* ---- clients ----------------------------------------------------------- */
 
 static void client_close(struct client *client)
@@ -137,6 +169,7 @@ static void client_close(struct client *client)
         if (led)
             wait_cut_ended(daemon, net);
     }
+    daemon_review_urgency(daemon);
     event_free(client->readable);
     close(client->fd);
     free(client);

@@ -437,6 +437,7 @@ void daemon_call(struct client *client, struct ctl_packet *packet)
         result = run_call(&call, name, &err);
     if (call.net)
         network_after(call.net);
+    daemon_review_urgency(client->daemon);
     if (result < 0)
         daemon_reply_error(client, call.id, &err);
     else if (result != CALL_LATER)

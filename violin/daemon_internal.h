@@ -51,6 +51,8 @@ struct daemon {
     struct wait *waits;
     unsigned wait_count;
     uint64_t unknown_packets; /* of no network or peer here */
+    bool urgent;              /* VMs of an open cut stand; common/priority.h */
+    int calm_nice;
 };
 
 /* daemon.c */
@@ -59,6 +61,8 @@ void daemon_reply_error(struct client *client, uint64_t id,
                         const struct vn_err *failure);
 struct network *daemon_network(struct daemon *daemon, uint32_t vni);
 extern const struct network_events daemon_network_events;
+/* After anything that may begin or end the holding of ports in a cut. */
+void daemon_review_urgency(struct daemon *daemon);
 
 /* daemon_calls.c: answer one request, now or through a wait. */
 void daemon_call(struct client *client, struct ctl_packet *packet);

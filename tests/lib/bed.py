@@ -45,9 +45,11 @@ def can_make_namespaces():
     name = f"vnb-{os.getpid()}-try"
     try:
         run("ip", "netns", "add", name)
-        run("ip", "netns", "del", name)
+        run("ip", "netns", "exec", name, "true")
     except subprocess.CalledProcessError:
         return False
+    finally:
+        remove_namespaces([name])
     return True
 
 
@@ -314,7 +316,7 @@ class Bed:
     def write_vne(self, vms, name="lab", file=None, opts=None, extra=""):
         """vms: {"a": "h1", ...}. The first has a disk unless opts says
         otherwise. Returns the file's path."""
-        o = {"memory": "256M", "ws": 32, "rate": 4, "mps": 40, "disk": True,
+        o = {"memory": "256M", "ws": 32, "rate": 4, "mps": 20, "disk": True,
              "peers": len(vms)}
         o.update(opts or {})
         lines = [f"name: {name}", "vni: 77", "hosts:"]

@@ -28,12 +28,14 @@ def human(size):
 
 
 class MainJob:
-    """Steps in order; `facts` collects (what, value) lines for the table."""
+    """Steps in order; `facts` collects what they showed: by table, row and
+    column, in the order of their coming."""
 
     def __init__(self, bed):
         self.bed = bed
-        self.facts = []
+        self.facts = {}
         self.where = dict(VMS)
+        self.window = [{}, {}]  # reports before and long after lab@2
         self.snapshots = {}
         self.tar = os.path.join(bed.dir, "lab.tar")
         self.second_store = os.path.join(bed.dir, "store2")
@@ -58,8 +60,24 @@ class MainJob:
     def steps(self):
         return [(what, getattr(self, name)) for what, name in self.STEPS]
 
-    def fact(self, what, value):
-        self.facts.append((what, value))
+    def fact(self, table, column, row, value):
+        self.facts.setdefault(table, {}).setdefault(row, {})[column] = \
+            str(value)
+
+    def lines(self):
+        """The tables as text."""
+        for title, rows in self.facts.items():
+            columns = list(dict.fromkeys(c for r in rows.values() for c in r))
+            cells = [[title] + columns] + [
+                [row] + [values.get(c, "") for c in columns]
+                for row, values in rows.items()]
+            widths = [max(len(line[i]) for line in cells)
+                      for i in range(len(cells[0]))]
+            yield ""
+            for line in cells:
+                yield "  " + "  ".join(
+                    text.ljust(width)
+                    for text, width in zip(line, widths)).rstrip()
 
     def oracles(self):
         return self.bed.oracles(self.where)
@@ -80,6 +98,7 @@ class MainJob:
         self.snapshot(1)
 
     def snapshot_second(self):
+        self.window[0] = {o.name: o.last() for o in self.oracles()}
         self.snapshot(2)
 
     def snapshot(self, number):
@@ -90,50 +109,65 @@ class MainJob:
             raise BedError(f"the snapshot's name is {report['name']}")
         self.snapshots[number] = report
         cut, size = report["cut"], report["bytes"]
-        pauses = [vm["pause_ms"] for vm in cut["vms"]]
-        disks = self.bed.oracles(VMS)
-        memory_only = [vm["pause_ms"] for vm in cut["vms"]
-                       if not next(o for o in disks
-                                   if o.name == vm["name"]).has_disk]
-        label = f"lab@{number}"
-        self.fact(f"{label}: taken in", f"{took:.1f} s")
-        self.fact(f"{label}: pause of each VM",
-                  ", ".join(f"{p:.1f}" for p in pauses) + " ms")
-        self.fact(f"{label}: median pause, memory only",
-                  f"{statistics.median(memory_only):.1f} ms "
-                  f"(target {PAUSE_TARGET_MS:.0f})")
-        self.fact(f"{label}: skew on one host",
-                  f"{cut['host_skew_ms']:.1f} ms "
-                  f"(target {SKEW_TARGET_MS:.0f}); all "
-                  f"{cut['skew_ms']:.1f} ms")
-        frames = cut["frames"]
-        self.fact(f"{label}: frames held, recorded, dropped, missing",
-                  ", ".join(str(frames[k]) for k in
-                            ("held", "recorded", "dropped", "missing")))
-        self.fact(f"{label}: read, unchanged, stored",
-                  f"{human(size['read'])}, {human(size['unchanged'])}, "
-                  f"{human(size['stored'])}")
-        if frames["dropped"] or frames["missing"] or not cut["lossless"]:
+        with_disk = {o.name for o in self.bed.oracles(VMS) if o.has_disk}
+        median = statistics.median(vm["pause_ms"] for vm in cut["vms"]
+                                   if vm["name"] not in with_disk)
+        frames, label = cut["frames"], f"lab@{number}"
+
+        def fact(row, value):
+            self.fact("Snapshots", label, row, value)
+        fact("taken in", f"{took:.1f} s")
+        fact("pause of each VM, ms", " ".join(
+            f"{vm['pause_ms']:.1f}" for vm in cut["vms"]))
+        fact(f"median, memory only (target {PAUSE_TARGET_MS:.0f} ms)",
+             f"{median:.1f} ms")
+        fact(f"skew on one host (target {SKEW_TARGET_MS:.0f} ms)",
+             f"{cut['host_skew_ms']:.1f} ms")
+        fact("skew of all", f"{cut['skew_ms']:.1f} ms")
+        fact("frames held", frames["held"])
+        fact("frames in flight, recorded", frames["recorded"])
+        fact("frames dropped, missing",
+             f"{frames['dropped']}, {frames['missing']}")
+        fact("memory and disks read", human(size["read"]))
+        fact("of it unchanged", human(size["unchanged"]))
+        fact("stored", human(size["stored"]))
+        if not cut["lossless"]:
             raise BedError(f"{label} is not lossless: {json.dumps(cut)}")
 
     def go_on(self, label):
         last = orc.wait_progress(self.oracles(), MESSAGES, alive=self.alive)
+
+        def total(counter):
+            return sum(report[counter] for report in last.values())
+
+        def fact(row, value):
+            self.fact("Oracles", label, row, value)
         for kind, name in (("tcp", "TCP"), ("udp", "UDP"),
                            ("bc", "broadcast")):
-            count = sum(r[f"{kind}_recv"] for r in last.values())
-            lost = sum(r[f"{kind}_lost"] for r in last.values())
-            twice = sum(r[f"{kind}_dup"] for r in last.values())
-            self.fact(f"{label}: {name} messages",
-                      f"{count} received, {lost} lost, {twice} doubled")
-        self.fact(f"{label}: out of nowhere, forged, resets",
-                  ", ".join(str(sum(r[k] for r in last.values()))
-                            for k in ("future", "forged", "tcp_reset")))
-        self.fact(f"{label}: memory, disk not of one instant",
-                  ", ".join(str(sum(r[k] for r in last.values()))
-                            for k in ("mem_bad", "disk_bad")))
+            fact(f"{name} messages received", total(f"{kind}_recv"))
+            fact(f"{name} lost, doubled",
+                 f"{total(kind + '_lost')}, {total(kind + '_dup')}")
+        fact("out of nowhere, forged",
+             f"{total('future')}, {total('forged')}")
+        fact("connections reset", total("tcp_reset"))
+        fact("memory pages written", total("mem_pages"))
+        fact("pages, disk records of another instant",
+             f"{total('mem_bad')}, {total('disk_bad')}")
 
     def goes_on(self):
         self.go_on("running on")
+        self.window[1] = {o.name: o.last() for o in self.oracles()}
+
+    def check_continues(self):
+        """The guests go on from lab@2: neither booted anew nor from later."""
+        for oracle in self.oracles():
+            first = oracle.first()
+            before, after = (w[oracle.name] for w in self.window)
+            for key in ("t", "tcp_sent", "udp_sent", "mem_pages", "disk_rec"):
+                if not before[key] <= first[key] <= after[key]:
+                    raise orc.OracleError(
+                        f"{oracle.name} begins at {key}={first[key]}, not in "
+                        f"{before[key]}..{after[key]}")
 
     def kill(self):
         count = sum(self.bed.kill_host(h) for h in ("h1", "h2"))
@@ -150,29 +184,35 @@ class MainJob:
         if set(self.where) != set(VMS) or \
                 not set(self.where.values()) <= set(hosts):
             raise BedError(f"restored as {self.where}")
-        self.fact("restored on " + ",".join(sorted(set(self.where.values()))),
-                  f"in {took:.1f} s")
+        self.fact("Restores", "in", "lab@2 on " + " ".join(
+            f"{host}:{vm}" for vm, host in sorted(self.where.items())),
+                  f"{took:.1f} s")
 
     def restore(self):
         self.do_restore(self.bed.store, ["h3", "h4", "h5"])
 
     def restored_goes_on(self):
         self.go_on("restored")
+        self.check_continues()
 
     def restored_twice_goes_on(self):
         self.go_on("restored twice")
+        self.check_continues()
 
     def export_import(self):
+        start = time.monotonic()
         self.bed.vnstore("export", "lab@2", "-o", self.tar)
         listing = subprocess.run(["tar", "tvf", self.tar], check=True,
                                  stdout=subprocess.PIPE, text=True).stdout
         for wanted in ("SHA256SUMS", "manifest", "pc.ram", "disk"):
             if wanted not in listing:
                 raise BedError(f"no {wanted} in the tar: {listing}")
-        self.fact("exported tar", f"{human(os.path.getsize(self.tar))}, "
-                  f"{len(listing.splitlines())} members")
         self.bed.vnstore("init", self.second_store)
         self.bed.vnstore("import", self.tar, store=self.second_store)
+        self.fact("Restores", "in", "exported, listed and imported a tar of "
+                  f"{human(os.path.getsize(self.tar))}, "
+                  f"{len(listing.splitlines())} members",
+                  f"{time.monotonic() - start:.1f} s")
 
     def restore_again(self):
         self.bed.vnstore("down", self.yaml)
@@ -183,4 +223,4 @@ class MainJob:
     def verify(self):
         for store in (self.bed.store, self.second_store):
             self.bed.vnstore("verify", store=store)
-        self.fact("both stores", "verified")
+        self.fact("Restores", "in", "verified both stores", "")

@@ -71,6 +71,11 @@ class Oracle:
             raise OracleError(f"{self.name}: " + "; ".join(trouble[:3]))
         return reports[-1] if reports else None
 
+    def first(self):
+        """The oldest whole report or None."""
+        reports, _ = read_reports(self.console)
+        return reports[0] if reports else None
+
     def check(self, report):
         """Raise unless the report is free of violations."""
         bad = {k: report[k] for k in VIOLATIONS if report[k]}

@@ -47,11 +47,11 @@ def guest():
     beds.run(os.path.join(beds.TOP, "tests", "guest", "build"))
 
 
-def table(facts, seconds):
-    width = max(len(what) for what, _ in facts)
+def conclude(job, seconds):
     print("\n" + paint("1", "What this run showed"))
-    for what, value in facts:
-        print(f"  {what:<{width}}  {value}")
+    print(f"  5 hosts: {job.bed.net.kind}")
+    for line in job.lines():
+        print(line)
     print(f"\n{paint('32', 'PROVED')}: the network went on after the snapshot,"
           " and twice after its hosts were\nlost, without one message lost, "
           "doubled or from nowhere, without one connection\nreset, memory and "
@@ -93,7 +93,6 @@ def main():
         step_run("guest: Debian's cloud kernel, busybox and the oracle", guest)
         step_run("5 hosts, each an agent and a switch", start_hosts)
         job = MainJob(bed)
-        job.fact("hosts", f"5, {bed.net.kind}")
         for what, action in job.steps():
             step_run(what, action)
     except (beds.BedError, OracleError, OSError,
@@ -106,7 +105,7 @@ def main():
     finally:
         if bed:
             bed.close()
-    table(job.facts, time.monotonic() - steps.start)
+    conclude(job, time.monotonic() - steps.start)
     if args.keep:
         print(f"kept: {bed.dir}")
     return 0

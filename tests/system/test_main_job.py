@@ -26,8 +26,8 @@ def run_job(test, bed):
         print(f"\nlogs: {bed.dir}", flush=True)
         raise
     finally:
-        for what, value in job.facts:
-            print(f"  {what}: {value}", flush=True)
+        for line in job.lines():
+            print(line, flush=True)
     test.assertEqual(set(job.snapshots), {1, 2})
 
 
