@@ -139,9 +139,15 @@ static int remove_kind(struct vm_qemu *v, const struct kind *kind,
 
 static int stop_nbd(struct vm_qemu *v, struct vn_err *err)
 {
+    struct vn_err why = VN_ERR_INIT;
+
+    /* A refusal means that it does not run. */
     if (v->nbd_started &&
-        qmp_command(v->qmp, "nbd-server-stop", NULL, NULL, err) < 0)
+        qmp_command(v->qmp, "nbd-server-stop", NULL, NULL, &why) < 0 &&
+        (why.code != VN_E_PEER || qmp_is_gone(v->qmp))) {
+        *err = why;
         return -1;
+    }
     v->nbd_started = false;
     return 0;
 }

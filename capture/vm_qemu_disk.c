@@ -153,8 +153,12 @@ int vm_qemu_disks_prepare(struct vm_qemu *v, struct vn_err *err)
     if (qmp_command(v->qmp, "nbd-server-start",
                     json_pack("{s:{s:s,s:{s:s}}}", "addr", "type", "unix",
                               "data", "path", socket),
-                    NULL, err) < 0)
+                    NULL, err) < 0) {
+        /* Refused, it is somebody else's that runs; cancelled or too late, the
+         * command may have been done all the same. */
+        v->nbd_started = err->code != VN_E_PEER || qmp_is_gone(v->qmp);
         return -1;
+    }
     v->nbd_started = true;
     return 0;
 }

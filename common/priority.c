@@ -9,9 +9,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define VCPU_NICE (-15)
-
-static const struct sched_param lowest = {.sched_priority = 1};
+static const struct sched_param in_command = {.sched_priority = 2};
+static const struct sched_param in_motion = {.sched_priority = 1};
 static const struct sched_param ordinary = {.sched_priority = 0};
 
 int priority_nice(pid_t pid)
@@ -25,8 +24,8 @@ int priority_nice(pid_t pid)
 
 bool priority_urgent_self(void)
 {
-    return sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &lowest) ==
-           0;
+    return sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK,
+                              &in_command) == 0;
 }
 
 static bool calm(pid_t tid, int nice)
@@ -61,11 +60,12 @@ static bool for_each_thread(pid_t pid, bool (*fn)(pid_t tid, pid_t pid, int),
     return any;
 }
 
-static bool make_urgent(pid_t tid, pid_t pid, int nice)
+static bool make_urgent(pid_t tid, pid_t pid, int unused)
 {
+    (void)unused;
     if (tid == pid)
-        return sched_setscheduler(tid, SCHED_FIFO, &lowest) == 0;
-    return setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0;
+        return sched_setscheduler(tid, SCHED_FIFO, &in_command) == 0;
+    return sched_setscheduler(tid, SCHED_RR, &in_motion) == 0;
 }
 
 static bool make_calm(pid_t tid, pid_t pid, int nice)
@@ -76,7 +76,7 @@ static bool make_calm(pid_t tid, pid_t pid, int nice)
 
 bool priority_urgent_process(pid_t pid)
 {
-    return for_each_thread(pid, make_urgent, VCPU_NICE);
+    return for_each_thread(pid, make_urgent, 0);
 }
 
 bool priority_calm_process(pid_t pid, int nice)

@@ -45,7 +45,7 @@ static void set_timer(struct agent_net *net)
 /* VMs stand, or are about to. */
 static bool is_urgent(enum cut_agent_state state)
 {
-    return state >= CUT_AGENT_HOLDING && state <= CUT_AGENT_RESUMING;
+    return state >= CUT_AGENT_READY && state <= CUT_AGENT_RESUMING;
 }
 
 static void feed(struct agent_net *net, const struct cut_agent_event *event)
@@ -220,13 +220,21 @@ static json_t *counts_to_json(const struct store_counts *c)
 
 static json_t *saved_vm_to_json(const struct agent_vm *vm)
 {
+    struct store_counts counts = vm->counts;
+    uint64_t read = vm->saved.memory_bytes + vm->saved.disk_bytes;
+
+    /* Pages of zeros that the VM named as such were never put. */
+    if (read > counts.bytes_read) {
+        counts.bytes_zero += read - counts.bytes_read;
+        counts.bytes_read = read;
+    }
     return json_pack("{s:s, s:s, s:I, s:I, s:O, s:O, s:o}", "name", vm->name,
                      "mode", vm_mode_name(vm_chosen_mode(vm->vm)), "stop_ns",
                      (json_int_t)vm->saved.stop_wall_ns, "resume_ns",
                      (json_int_t)vm->saved.resume_wall_ns, "state",
                      vm->saved.meta, "objects",
                      json_object_get(vm->fragment, "objects"), "bytes",
-                     counts_to_json(&vm->counts));
+                     counts_to_json(&counts));
 }
 
 static void tell_saved(struct agent_net *net)
@@ -370,8 +378,9 @@ static int begin_cut(struct agent_net *net, struct wire *wire,
     enum vm_mode chosen;
 
     if (net->phase != AGENT_NET_RUNNING || !agent_cut_idle(net))
-        return vn_fail(err, EBUSY, "VNE '%s' on host '%s'", net->name,
-                       net->agent->name);
+        return vn_fail(err, EBUSY,
+                       "VNE '%s' on host '%s' is being changed or snapshotted",
+                       net->name, net->agent->name);
     if (jsonx_string(message, "store", &path, err) < 0 ||
         jsonx_string(message, "mode", &mode, err) < 0 ||
         vm_mode_parse(mode, &chosen, err) < 0)

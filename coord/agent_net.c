@@ -508,8 +508,9 @@ int agent_net_down(struct agent *agent, struct wire *wire,
         return -1;
     if (net->phase == AGENT_NET_STARTING || net->phase == AGENT_NET_STOPPING ||
         net->pending || !agent_cut_idle(net))
-        return vn_fail(err, EBUSY, "VNE '%s' on host '%s'", net->name,
-                       agent->name);
+        return vn_fail(err, EBUSY,
+                       "VNE '%s' on host '%s' is being changed or snapshotted",
+                       net->name, agent->name);
     net->requester = wire;
     tear_down(net);
     return 0;

@@ -161,14 +161,18 @@ static uint64_t add_vm(json_t *manifest, json_t *cut_vms, json_t *states,
     const char *name = jsonx_string_or(vm, "name", "?");
     uint64_t stop_ns = jsonx_u64_or(vm, "stop_ns", 0);
     uint64_t resume_ns = jsonx_u64_or(vm, "resume_ns", 0);
+    const json_t *config =
+        json_object_get(json_object_get(vm, "state"), "config");
 
     add_objects(manifest, json_object_get(vm, "objects"));
     json_object_set(states, name, json_object_get(vm, "state"));
     json_array_append_new(
         cut_vms,
-        json_pack("{s:s, s:s, s:s, s:f, s:I, s:I, s:O}", "name", name, "host",
-                  host, "mode", jsonx_string_or(vm, "mode", "?"), "pause_ms",
-                  ms_between(stop_ns, resume_ns), "stop_ns",
+        json_pack("{s:s, s:s, s:s, s:I, s:f, s:I, s:I, s:O}", "name", name,
+                  "host", host, "mode", jsonx_string_or(vm, "mode", "?"),
+                  "memory_bytes",
+                  (json_int_t)jsonx_u64_or(config, "memory_bytes", 0),
+                  "pause_ms", ms_between(stop_ns, resume_ns), "stop_ns",
                   (json_int_t)stop_ns, "resume_ns", (json_int_t)resume_ns,
                   "bytes", json_object_get(vm, "bytes")));
     return stop_ns;

@@ -8,7 +8,8 @@
 static json_t *summary(const json_t *manifest)
 {
     json_t *objects = json_object_get(manifest, "objects");
-    json_t *vms = json_object_get(json_object_get(manifest, "meta"), "vms");
+    json_t *vms = json_object_get(
+        json_object_get(json_object_get(manifest, "meta"), "cut"), "vms");
     json_t *row = json_object(), *object;
     const char *keys[] = {"name", "id", "created", "kind"}, *name;
     uint64_t size = 0;

@@ -70,7 +70,6 @@ static json_t *facts_of(const json_t *manifest)
     return facts;
 }
 
-/* meta.cut.vms with the times, or meta.vms where there is no cut. */
 static int show_vms(const json_t *manifest, struct vn_err *err)
 {
     static const struct ui_column columns[] = {
@@ -81,8 +80,6 @@ static int show_vms(const json_t *manifest, struct vn_err *err)
     const json_t *meta = json_object_get(manifest, "meta");
     const json_t *vms = json_object_get(json_object_get(meta, "cut"), "vms");
 
-    if (!json_is_array(vms))
-        vms = json_object_get(meta, "vms");
     if (!json_is_array(vms) || json_array_size(vms) == 0)
         return 0;
     putchar('\n');

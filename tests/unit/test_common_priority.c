@@ -45,10 +45,10 @@ static void a_process_becomes_urgent_and_calm(void **state)
         usleep(1000);
     assert_true(priority_urgent_process(getpid()));
     assert_int_equal(sched_getscheduler(getpid()), SCHED_FIFO);
-    assert_int_equal(sched_getscheduler(vcpu), SCHED_OTHER);
-    assert_int_equal(priority_nice(vcpu), -15);
+    assert_int_equal(sched_getscheduler(vcpu), SCHED_RR);
     assert_true(priority_calm_process(getpid(), 0));
     assert_int_equal(sched_getscheduler(getpid()), SCHED_OTHER);
+    assert_int_equal(sched_getscheduler(vcpu), SCHED_OTHER);
     assert_int_equal(priority_nice(vcpu), 0);
     assert_int_equal(priority_nice(0), 0);
     leave = true;
