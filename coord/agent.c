@@ -15,6 +15,7 @@
 #include "common/priority.h"
 #include "coord/agent_internal.h"
 
+#include <errno.h>
 #include <event2/thread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -251,6 +252,9 @@ static int agent_open(struct agent *agent, const struct agent_opts *opts,
 
     if (io_make_dirs(opts->state_dir, err) < 0)
         return -1;
+    agent->state_dir = realpath(opts->state_dir, NULL);
+    if (!agent->state_dir)
+        return vn_fail(err, errno, "'%s'", opts->state_dir);
     agent->calm_nice = priority_nice(0);
     /* Forks: before any thread. */
     agent->watchdog = watchdog_start(err);
@@ -280,13 +284,13 @@ static int agent_open(struct agent *agent, const struct agent_opts *opts,
     agent_calm(agent, 0);
     if (!agent->may_hurry)
         log_info("no right to real-time priority: pauses may be longer");
+    agent_adopt_all(agent);
     return agent_listen(agent, opts, err);
 }
 
 struct agent *agent_new(const struct agent_opts *opts, struct vn_err *err)
 {
     struct agent *agent = vn_alloc(sizeof(*agent));
-    char *resolved;
 
     LIST_INIT(&agent->nets);
     LIST_INIT(&agent->conns);
@@ -295,8 +299,6 @@ struct agent *agent_new(const struct agent_opts *opts, struct vn_err *err)
         agent_free(agent);
         return NULL;
     }
-    resolved = realpath(opts->state_dir, NULL);
-    agent->state_dir = resolved ? resolved : vn_strdup(opts->state_dir);
     return agent;
 }
 

@@ -44,6 +44,7 @@ struct agent_vm {
     char *state_dir;
     char *ports[VM_NICS_MAX]; /* names at the switch: "a.0" */
     struct vm *vm;            /* NULL until brought up */
+    bool ours;                /* started by an agent, not attached to */
     struct worker *worker;
     bool brought_up;
     uint64_t resume_wall_ns; /* of a restore */
@@ -60,6 +61,7 @@ enum agent_net_phase {
     AGENT_NET_STARTING, /* VMs being started or loaded */
     AGENT_NET_LOADED,   /* restored and stopped, waiting for the barrier */
     AGENT_NET_RUNNING,
+    AGENT_NET_BROKEN, /* taken up again without all of its parts */
     AGENT_NET_STOPPING,
 };
 
@@ -67,6 +69,7 @@ struct agent_net {
     LIST_ENTRY(agent_net) link;
     struct agent *agent;
     struct vne *vne;  /* owned; the VMs' configs of this host are taken out */
+    json_t *vne_json; /* the same, whole */
     const char *name; /* vne->name */
     uint32_t vni;
     enum agent_net_phase phase;
@@ -153,10 +156,28 @@ int agent_net_restore(struct agent *agent, struct wire *wire,
                       const json_t *message, struct vn_err *err) VN_MUST_USE;
 int agent_net_start(struct agent *agent, struct wire *wire,
                     const json_t *message, struct vn_err *err) VN_MUST_USE;
+bool agent_net_has_vm_on(const struct vne *vne, const char *host);
+/* This host's part of a VNE, which it takes over; in the agent's list. The host
+ * has a VM in it. */
+struct agent_net *agent_net_new(struct agent *agent, struct vne *vne,
+                                json_t *vne_json, bool restoring);
+/* Stop or let go its VMs, remove it from the switch, answer, free. */
+void agent_net_tear_down(struct agent_net *net);
+/* Keep the first failure of the operation under way. */
+void agent_net_note_failure(struct agent_net *net,
+                            const struct agent_task *task);
 /* Who asked is gone: a half-restored network is taken down. */
 void agent_net_wire_lost(struct agent_net *net, struct wire *wire);
 json_t *agent_net_describe(const struct agent_net *net);
 void agent_net_free(struct agent_net *net);
+
+/* ---- agent_adopt.c ---- */
+
+/* Keep on disk what another agent needs to take this network up; forget. */
+void agent_adopt_remember(const struct agent_net *net);
+void agent_adopt_forget(const struct agent_net *net);
+/* Take up what an earlier agent left; at the start. */
+void agent_adopt_all(struct agent *agent);
 
 /* ---- agent_cut.c ---- */
 

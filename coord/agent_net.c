@@ -25,8 +25,6 @@
 #define NIC_SOCKET_BYTES (4 << 20) /* room for bursts towards the switch */
 #define FIRST_EPOCH      1
 
-static void tear_down(struct agent_net *net);
-
 /* ---- ports -------------------------------------------------------------- */
 
 static int nic_socketpair(int ends[2], struct vn_err *err)
@@ -167,7 +165,8 @@ static void answer(struct agent_net *net, const char *type)
                               describe_vms(net)));
 }
 
-static void note_failure(struct agent_net *net, const struct agent_task *task)
+void agent_net_note_failure(struct agent_net *net,
+                            const struct agent_task *task)
 {
     if (task->rc < 0 && net->failure.code == 0)
         net->failure = task->err;
@@ -177,14 +176,16 @@ static void brought_up(struct agent_task *task)
 {
     struct agent_net *net = task->net;
 
-    note_failure(net, task);
+    agent_net_note_failure(net, task);
     if (--net->pending > 0)
         return;
     if (net->failure.code || net->phase == AGENT_NET_STOPPING) {
-        tear_down(net);
+        agent_net_tear_down(net);
         return;
     }
     net->phase = net->restoring ? AGENT_NET_LOADED : AGENT_NET_RUNNING;
+    if (!net->restoring)
+        agent_adopt_remember(net);
     log_info("network '%s' (vni %u): %u VMs %s", net->name, net->vni,
              net->vm_count, net->restoring ? "loaded" : "up");
     answer(net, net->restoring ? "restored" : "up-done");
@@ -227,10 +228,10 @@ static void switch_set_up(struct agent_task *task)
 {
     struct agent_net *net = task->net;
 
-    note_failure(net, task);
+    agent_net_note_failure(net, task);
     if (net->failure.code) {
         net->pending = 0;
-        tear_down(net);
+        agent_net_tear_down(net);
         return;
     }
     net->pending = net->vm_count;
@@ -253,6 +254,7 @@ static void take_vm(struct agent_net *net, struct vne_vm *from)
     vm->config = from->config;
     from->config = (struct vm_config){0};
     vm->name = vm->config.name;
+    vm->ours = !vm->config.qmp;
     vm->state_dir =
         vn_format("%s/vms/%s.%s", net->agent->state_dir, net->name, vm->name);
     vm->label = vn_format("%s/%s", net->name, vm->name);
@@ -267,14 +269,14 @@ static void take_vm(struct agent_net *net, struct vne_vm *from)
     }
 }
 
-/* Takes the VNE over. */
-static struct agent_net *net_new(struct agent *agent, struct vne *vne,
-                                 bool restoring)
+struct agent_net *agent_net_new(struct agent *agent, struct vne *vne,
+                                json_t *vne_json, bool restoring)
 {
     struct agent_net *net = vn_alloc(sizeof(*net));
 
     net->agent = agent;
     net->vne = vne;
+    net->vne_json = json_incref(vne_json);
     net->name = vne->name;
     net->vni = vne->vni;
     net->restoring = restoring;
@@ -291,7 +293,7 @@ static struct agent_net *net_new(struct agent *agent, struct vne *vne,
 json_t *agent_net_describe(const struct agent_net *net)
 {
     static const char *const phases[] = {"starting", "loaded", "running",
-                                         "stopping"};
+                                         "broken", "stopping"};
 
     return json_pack("{s:s, s:i, s:I, s:s, s:b, s:o}", "name", net->name, "vni",
                      (int)net->vni, "epoch", (json_int_t)net->cut.highest_epoch,
@@ -325,6 +327,7 @@ void agent_net_free(struct agent_net *net)
     json_decref(net->records);
     free(net->vms);
     vne_free(net->vne);
+    json_decref(net->vne_json);
     free(net);
 }
 
@@ -338,7 +341,7 @@ static int take_vm_down(struct agent_task *task, struct vn_err *err)
     int rc = 0;
 
     /* A VM that others started is let go, not killed. */
-    if (vm->vm && !vm->config.qmp)
+    if (vm->vm && vm->ours)
         rc = vm_shutdown(vm->vm, err);
     vm_free(vn_steal(&vm->vm));
     for (unsigned i = 0; i < vm->config.nic_count; i++)
@@ -382,8 +385,9 @@ static void vm_taken_down(struct agent_task *task)
                                              .done = taken_down});
 }
 
-static void tear_down(struct agent_net *net)
+void agent_net_tear_down(struct agent_net *net)
 {
+    agent_adopt_forget(net);
     net->phase = AGENT_NET_STOPPING;
     net->pending = net->vm_count;
     for (unsigned i = 0; i < net->vm_count; i++)
@@ -396,7 +400,7 @@ static void tear_down(struct agent_net *net)
 
 /* ---- messages ----------------------------------------------------------- */
 
-static bool has_vm_on(const struct vne *vne, const char *host)
+bool agent_net_has_vm_on(const struct vne *vne, const char *host)
 {
     for (size_t i = 0; i < vne->vm_count; i++)
         if (vne->vms[i].host && strcmp(vne->vms[i].host, host) == 0)
@@ -423,7 +427,7 @@ static struct vne *new_vne(struct agent *agent, const json_t *message,
     vne = vne_from_json(json, err);
     if (!vne)
         return NULL;
-    if (!has_vm_on(vne, host))
+    if (!agent_net_has_vm_on(vne, host))
         return vn_fail_ptr(err, VN_E_NOT_FOUND,
                            "VNE '%s' has no VM on host '%s'", vne->name, host);
     if (agent_find_net(agent, vne->name))
@@ -453,7 +457,8 @@ int agent_net_up(struct agent *agent, struct wire *wire, const json_t *message,
 
     if (!vne)
         return -1;
-    begin(net_new(agent, vne, false), wire, FIRST_EPOCH);
+    begin(agent_net_new(agent, vne, json_object_get(message, "vne"), false),
+          wire, FIRST_EPOCH);
     return 0;
 }
 
@@ -476,7 +481,8 @@ int agent_net_restore(struct agent *agent, struct wire *wire,
     manifest = store ? store_load(store, snapshot, err) : NULL;
     if (!manifest)
         return -1;
-    net = net_new(agent, vn_steal(&vne), true);
+    net = agent_net_new(agent, vn_steal(&vne), json_object_get(message, "vne"),
+                        true);
     net->store = vn_steal(&store);
     net->manifest = vn_steal(&manifest);
     begin(net, wire, epoch);
@@ -512,7 +518,7 @@ int agent_net_down(struct agent *agent, struct wire *wire,
                        "VNE '%s' on host '%s' is being changed or snapshotted",
                        net->name, agent->name);
     net->requester = wire;
-    tear_down(net);
+    agent_net_tear_down(net);
     return 0;
 }
 
@@ -535,15 +541,16 @@ static void vm_resumed(struct agent_task *task)
 {
     struct agent_net *net = task->net;
 
-    note_failure(net, task);
+    agent_net_note_failure(net, task);
     if (--net->pending > 0)
         return;
     if (net->failure.code) {
-        tear_down(net);
+        agent_net_tear_down(net);
         return;
     }
     net->phase = AGENT_NET_RUNNING;
     net->restoring = false;
+    agent_adopt_remember(net);
     log_info("network '%s': %u VMs run", net->name, net->vm_count);
     answer(net, "started");
 }
@@ -581,7 +588,7 @@ void agent_net_wire_lost(struct agent_net *net, struct wire *wire)
         return;
     log_warn("network '%s': the restore's coordinator is gone", net->name);
     if (net->pending == 0 && net->phase == AGENT_NET_LOADED)
-        tear_down(net);
+        agent_net_tear_down(net);
     else if (net->phase == AGENT_NET_STARTING)
         net->phase = AGENT_NET_STOPPING; /* brought_up() takes it down */
 }

@@ -268,18 +268,18 @@ static struct vne *snapshot_vne(const json_t *manifest, struct vn_err *err)
     const json_t *meta = json_object_get(manifest, "meta");
     const json_t *states = json_object_get(meta, "vm_state");
     vn_auto(json) json_t *json = json_deep_copy(json_object_get(meta, "vne"));
-    json_t *vms = json_object_get(json, "vms");
     json_t *vm;
     size_t i;
 
-    json_array_foreach (vms, i, vm) {
+    json_array_foreach (json_object_get(json, "vms"), i, vm) {
+        json_t *config = json_object_get(vm, "config");
         const json_t *state =
-            json_object_get(states, jsonx_string_or(vm, "name", ""));
-        json_t *config = json_object_get(state, "config");
+            json_object_get(states, jsonx_string_or(config, "name", ""));
+        json_t *pinned = json_object_get(state, "config");
 
-        if (json_is_object(config))
-            json_object_update(vm, config);
-        json_object_del(vm, "qmp"); /* it is ours from now on */
+        if (json_is_object(pinned))
+            json_object_update(config, pinned);
+        json_object_del(config, "qmp"); /* it is ours from now on */
     }
     if (!json)
         return vn_fail_ptr(err, VN_E_FORMAT, "snapshot '%s' is not of a VNE",

@@ -178,20 +178,19 @@ static uint64_t add_vm(json_t *manifest, json_t *cut_vms, json_t *states,
     return stop_ns;
 }
 
-/* The VNE as it really runs: hosts as reported, machines pinned. */
+/* The VNE as it really runs: on the hosts that reported its VMs. */
 static json_t *vne_as_running(const struct snapshot *s, const json_t *cut_vms)
 {
     json_t *vne = vne_to_json(s->vne);
-    json_t *vms = json_object_get(vne, "vms");
     const json_t *cut_vm;
-    size_t i, j;
-    json_t *vm;
+    size_t i;
 
-    json_array_foreach (vms, i, vm)
-        json_array_foreach (cut_vms, j, cut_vm)
-            if (strcmp(jsonx_string_or(vm, "name", ""),
-                       jsonx_string_or(cut_vm, "name", "?")) == 0)
-                json_object_set(vm, "host", json_object_get(cut_vm, "host"));
+    json_array_foreach (cut_vms, i, cut_vm) {
+        json_t *vm = vne_json_vm(vne, jsonx_string_or(cut_vm, "name", ""));
+
+        if (vm)
+            json_object_set(vm, "host", json_object_get(cut_vm, "host"));
+    }
     return vne;
 }
 
@@ -411,9 +410,9 @@ static int check_vm_found(const struct snapshot *s, const struct vne_vm *vm,
                        vm->config.name))
             return 0;
     for (size_t i = 0; i < session_host_count(session); i++)
-        if (strcmp(session_host(session, i)->name, vm->host) == 0 &&
-            session_require(session, i, err) < 0)
-            return vn_wrap(err, "VM '%s'", vm->config.name);
+        if (session_require(session, i, err) < 0)
+            return vn_wrap(err, "VM '%s' is on no host that answers",
+                           vm->config.name);
     return vn_fail(err, VN_E_NOT_FOUND,
                    "VM '%s' of VNE '%s' is up on no host: run 'vnstore up' "
                    "first",

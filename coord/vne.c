@@ -320,3 +320,15 @@ struct vne *vne_from_json(const json_t *json, struct vn_err *err)
     }
     return vn_steal(&vne);
 }
+
+json_t *vne_json_vm(const json_t *vne, const char *name)
+{
+    json_t *vm;
+    size_t i;
+
+    json_array_foreach (json_object_get(vne, "vms"), i, vm)
+        if (strcmp(jsonx_string_or(json_object_get(vm, "config"), "name", ""),
+                   name) == 0)
+            return vm;
+    return NULL;
+}

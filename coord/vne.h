@@ -52,9 +52,13 @@ struct vne *vne_parse(const char *text, size_t size, const char *file,
 void vne_free(struct vne *vne);
 const struct vne_host *vne_find_host(const struct vne *vne, const char *name);
 
-/* For the wire and the manifest's metadata, and back, limits checked. */
+/* For the wire and the manifest's metadata, and back, limits checked. A VM is
+ * {"host": ..., "config": {...}} there. */
 json_t *vne_to_json(const struct vne *vne);
 struct vne *vne_from_json(const json_t *json, struct vn_err *err) VN_MUST_USE;
+
+/* The VM of that name in a VNE's JSON (borrowed), or NULL. */
+json_t *vne_json_vm(const json_t *vne, const char *name);
 
 VN_AUTO_DEFINE(vne, struct vne *, vne_free)
 

@@ -114,6 +114,16 @@ class Deaths(system_test.BedTest):
                              f"{fault} did not kill the agent")
         self.assert_goes_on()
         self.assert_nothing_new()
+        self.another_agent_takes_up()
+
+    def another_agent_takes_up(self):
+        """It can snapshot the network, and stop it."""
+        self.restart_agent("h1", {})
+        result = self.snapshot_when_idle({})
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assert_goes_on()
+        self.bed.vnstore("down", self.yaml)
+        self.assertEqual(self.bed.vm_pids(), [])
 
     def test_agent_dies_holding(self):
         self.agent_dies("agent.hold:1:kill")

@@ -91,12 +91,14 @@ static void say_saved(struct agent *a, struct wire *wire, json_int_t epoch)
     if (a->script != FORGET_A_VM)
         json_array_append_new(
             vms,
-            json_pack("{s:s, s:s, s:I, s:I, s:{s:s}, s:O, s:{s:i, s:i}}",
+            json_pack("{s:s, s:s, s:I, s:I, s:{s:s, s:{s:s, s:s, s:s}}, s:O, "
+                      "s:{s:i, s:i}}",
                       "name", a->vm, "mode", "cow", "stop_ns",
                       (json_int_t)(1000000000 + (a->vm[0] - 'a') * 2000000),
                       "resume_ns",
                       (json_int_t)(1004000000 + (a->vm[0] - 'a') * 2000000),
-                      "state", "backend", "sim", "objects",
+                      "state", "backend", "sim", "config", "name", a->vm,
+                      "machine", "pinned-1.0", "qmp", "/old.sock", "objects",
                       json_object_get(fragment, "objects"), "bytes", "read",
                       8192, "new", 4096));
     say(wire,
@@ -153,7 +155,12 @@ static void on_message(void *context, struct wire *wire, const json_t *message)
         say(wire, json_pack("{s:s, s:s, s:i, s:s}", "type", "failed", "of",
                             type, "code", 5, "message", "no such machine"));
     } else if (strcmp(type, "restore") == 0) {
-        atomic_fetch_add(&a->restored, 1);
+        const json_t *config = json_object_get(
+            vne_json_vm(json_object_get(message, "vne"), "a"), "config");
+
+        if (strcmp(jsonx_string_or(config, "machine", ""), "pinned-1.0") == 0 &&
+            !json_is_string(json_object_get(config, "qmp")))
+            atomic_fetch_add(&a->restored, 1);
         say(wire, json_pack("{s:s}", "type", "restored"));
     } else if (strcmp(type, "start") == 0) {
         atomic_fetch_add(&a->started, 1);
@@ -244,7 +251,7 @@ static struct vne *make_vne(struct bed *bed)
                   "  - {name: h2, agent: '%s', underlay: 127.0.0.2}\n"
                   "vms:\n"
                   "  - {name: a, host: h1, memory: 1M}\n"
-                  "  - {name: b, host: h2, memory: 1M}\n",
+                  "  - {name: b, host: h1, memory: 1M}\n", /* it moved to h2 */
                   bed->agents[0].address, bed->agents[1].address);
 
     if (io_replace_file(path, text, strlen(text), &err) < 0)
@@ -325,6 +332,10 @@ static void commits_what_agents_reported(void **state)
 
     assert_non_null(manifest);
     assert_true(json_equal(manifest, loaded));
+    assert_string_equal(
+        jsonx_string_or(vne_json_vm(json_object_get(meta, "vne"), "b"), "host",
+                        ""),
+        "h2");
     assert_int_equal(json_integer_value(json_object_get(meta, "epoch")), 8);
     assert_int_equal(json_object_size(json_object_get(manifest, "objects")), 2);
     assert_true(json_is_true(json_object_get(cut, "lossless")));
@@ -414,7 +425,8 @@ static void a_silent_host_is_named(void **state)
     bed->vne->hosts[1].agent = vn_strdup("unix:/nonexistent/agent.sock");
     manifest = take(bed, NULL, &err);
     assert_null(manifest);
-    assert_non_null(strstr(err.msg, "VM 'b': host 'h2' does not answer"));
+    assert_non_null(strstr(
+        err.msg, "VM 'b' is on no host that answers: host 'h2' does not"));
     assert_int_equal(bed->agents[0].prepared, 0);
 }
 
@@ -423,9 +435,9 @@ static void a_wrong_agent_is_noticed(void **state)
     struct bed *bed = *state;
     struct vn_err err = VN_ERR_INIT;
 
-    bed->agents[1].script = WRONG_NAME;
+    bed->agents[0].script = WRONG_NAME;
     assert_int_equal(bringup_up(bed->vne, NULL, &err), -1);
-    assert_non_null(strstr(err.msg, "is host 'other', not 'h2'"));
+    assert_non_null(strstr(err.msg, "is host 'other', not 'h1'"));
 }
 
 static void restore_places_loads_and_starts(void **state)
