@@ -1,5 +1,7 @@
 #include "common/jsonx.h"
 
+#include "common/auto.h"
+
 #include <assert.h>
 #include <stdlib.h>
 
@@ -132,4 +134,20 @@ json_t *jsonx_int(uint64_t value)
 {
     assert(value <= INT64_MAX);
     return json_integer((json_int_t)value);
+}
+
+json_t *jsonx_any_string(const char *text)
+{
+    json_t *json = json_string(text);
+    char *copy;
+
+    if (json)
+        return json;
+    copy = vn_strdup(text);
+    for (char *p = copy; *p; p++)
+        if ((unsigned char)*p >= 0x80)
+            *p = '?';
+    json = json_string(copy);
+    free(copy);
+    return json;
 }

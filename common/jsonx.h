@@ -42,6 +42,10 @@ uint64_t jsonx_u64_or(const json_t *object, const char *key,
                       uint64_t otherwise);
 bool jsonx_bool_or(const json_t *object, const char *key, bool otherwise);
 
+/* A string of text that may not be UTF-8 (a log, a guest's words): such bytes
+ * become '?'. Never NULL. */
+json_t *jsonx_any_string(const char *text);
+
 /* json_integer of an unsigned value; asserts that it is below 2^63. */
 json_t *jsonx_int(uint64_t value);
 

@@ -81,8 +81,8 @@ void agent_reply_failed(struct wire *wire, const char *of,
 {
     log_warn("%s failed: %s", of, why->msg);
     agent_reply(wire, "failed",
-                json_pack("{s:s, s:i, s:s}", "of", of, "code", why->code,
-                          "message", why->msg));
+                json_pack("{s:o, s:i, s:o}", "of", jsonx_any_string(of), "code",
+                          why->code, "message", jsonx_any_string(why->msg)));
 }
 
 struct agent_net *agent_find_net(struct agent *agent, const char *name)

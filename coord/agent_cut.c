@@ -206,7 +206,7 @@ static void tell_failed(struct agent_net *net, uint32_t epoch)
 {
     log_warn("network '%s': snapshot given up: %s", net->name, net->cut.reason);
     tell(net, "cut-failed", epoch,
-         json_pack("{s:s}", "message", net->cut.reason));
+         json_pack("{s:o}", "message", jsonx_any_string(net->cut.reason)));
 }
 
 static json_t *counts_to_json(const struct store_counts *c)

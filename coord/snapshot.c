@@ -114,7 +114,7 @@ static void send_abort(struct snapshot *s, unsigned part)
 {
     json_t *message = message_new(s, "abort");
 
-    json_object_set_new(message, "reason", json_string(s->cut.reason));
+    json_object_set_new(message, "reason", jsonx_any_string(s->cut.reason));
     send_to(s, part, message);
 }
 
