@@ -50,13 +50,11 @@ static bool is_urgent(enum cut_agent_state state)
 
 static void feed(struct agent_net *net, const struct cut_agent_event *event)
 {
-    struct cut_agent_action *actions =
+    vn_auto(free) struct cut_agent_action *actions =
         vn_alloc(CUT_AGENT_ACTIONS_MAX * sizeof(*actions));
-    vn_auto(free) void *free_actions = actions;
     enum cut_agent_state before = net->cut.state;
     size_t count = cut_agent_step(&net->cut, event, clock_now_ns(), actions);
 
-    (void)free_actions;
     if (is_urgent(net->cut.state) != is_urgent(before))
         agent_urgent(net->agent, is_urgent(net->cut.state));
     if (net->cut.state != before)

@@ -195,12 +195,10 @@ static void brought_up(struct agent_task *task)
 static int set_peers(struct agent_net *net, struct vn_err *err)
 {
     const struct vne *vne = net->vne;
-    struct violin_peer *peers =
+    vn_auto(free) struct violin_peer *peers =
         vn_alloc(vne->host_count * sizeof(struct violin_peer));
-    vn_auto(free) void *free_peers = peers;
     size_t count = 0;
 
-    (void)free_peers;
     for (size_t h = 0; h < vne->host_count; h++) {
         const struct vne_host *host = &vne->hosts[h];
         bool used = false;

@@ -169,11 +169,9 @@ static const char **all_ports(const struct agent_net *net, size_t *ret_count)
 int agent_step_hold_ports(struct agent_task *task, struct vn_err *err)
 {
     size_t count;
-    const char **ports = all_ports(task->net, &count);
-    vn_auto(free) void *free_ports = ports;
+    vn_auto(free) const char **ports = all_ports(task->net, &count);
     uint32_t unsettled = 0;
 
-    (void)free_ports;
     agent_urgent(task->net->agent, true);
     if (fault_hit("agent.hold"))
         return vn_fail(err, EIO, "fault point agent.hold");
@@ -184,10 +182,8 @@ int agent_step_hold_ports(struct agent_task *task, struct vn_err *err)
 int agent_step_flip_ports(struct agent_task *task, struct vn_err *err)
 {
     size_t count;
-    const char **ports = all_ports(task->net, &count);
-    vn_auto(free) void *free_ports = ports;
+    vn_auto(free) const char **ports = all_ports(task->net, &count);
 
-    (void)free_ports;
     return violin_cut(task->net->agent->violin, task->net->vni, ports, count,
                       err);
 }

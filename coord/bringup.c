@@ -231,14 +231,11 @@ static int check_hosts_known(const struct vne *vne,
 static int place(struct vne *vne, struct session *session,
                  const struct restore_opts *opts, struct vn_err *err)
 {
-    struct plan_vm *vms = vn_alloc(vne->vm_count * sizeof(*vms));
-    struct plan_host *hosts = vn_alloc(vne->host_count * sizeof(*hosts));
-    vn_auto(free) void *free_vms = vms;
-    vn_auto(free) void *free_hosts = hosts;
+    vn_auto(free) struct plan_vm *vms = vn_alloc(vne->vm_count * sizeof(*vms));
+    vn_auto(free) struct plan_host *hosts =
+        vn_alloc(vne->host_count * sizeof(*hosts));
     size_t count = session_host_count(session);
 
-    (void)free_vms;
-    (void)free_hosts;
     for (size_t h = 0; h < count; h++)
         hosts[h] =
             (struct plan_host){.name = session_host(session, h)->name,
@@ -402,10 +399,9 @@ static int load_and_start(struct session *session, const struct vne *vne,
 int bringup_restore(const json_t *manifest, const struct restore_opts *opts,
                     json_t **ret_report, struct vn_err *err)
 {
-    vn_auto(session) struct session *session = NULL;
     vn_auto(vne) struct vne *vne = snapshot_vne(manifest, err);
-    struct vne_host *hosts;
-    vn_auto(free) void *free_hosts = NULL;
+    vn_auto(free) struct vne_host *hosts = NULL;
+    vn_auto(session) struct session *session = NULL; /* borrows the hosts */
     size_t count;
 
     if (!vne)
@@ -415,7 +411,6 @@ int bringup_restore(const json_t *manifest, const struct restore_opts *opts,
     if (check_maps(vne, opts, err) < 0 || check_hosts_known(vne, opts, err) < 0)
         return -1;
     hosts = vn_alloc((vne->host_count + opts->to_host_count) * sizeof(*hosts));
-    free_hosts = hosts;
     count = candidates(vne, opts, hosts);
     session = session_open(hosts, count, opts->tls_dir, err);
     if (!session)

@@ -182,14 +182,10 @@ static int connect_all(struct session *s, const struct vne_host *hosts,
 static void say_hello(struct session *s)
 {
     vn_auto(json) json_t *hello = json_pack("{s:s}", "type", "hello");
-    json_t **requests = vn_alloc(s->count * sizeof(json_t *));
-    json_t **replies = vn_alloc(s->count * sizeof(json_t *));
-    vn_auto(free) void *free_requests = requests;
-    vn_auto(free) void *free_replies = replies;
+    vn_auto(free) json_t **requests = vn_alloc(s->count * sizeof(json_t *));
+    vn_auto(free) json_t **replies = vn_alloc(s->count * sizeof(json_t *));
     struct vn_err ignored = VN_ERR_INIT;
 
-    (void)free_requests;
-    (void)free_replies;
     for (size_t i = 0; i < s->count; i++)
         requests[i] = hello;
     /* Who did not answer shows in its peer's `why`. */

@@ -71,13 +71,11 @@ static void feed(struct snapshot *s, const struct cut_coord_event *event)
         "idle",       "preparing", "cutting",   "saving memory and disks",
         "committing", "committed", "giving up",
     };
-    struct cut_coord_action *actions =
+    vn_auto(free) struct cut_coord_action *actions =
         vn_alloc(CUT_COORD_ACTIONS_MAX * sizeof(*actions));
-    vn_auto(free) void *free_actions = actions;
     enum cut_coord_state before = s->cut.state;
     size_t count = cut_coord_step(&s->cut, event, clock_now_ns(), actions);
 
-    (void)free_actions;
     if (s->cut.state != before)
         say(s, phrases[s->cut.state]);
     for (size_t i = 0; i < count; i++)

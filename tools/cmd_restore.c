@@ -151,11 +151,9 @@ int cmd_restore(int argc, char **argv, struct vn_err *err)
                "same or on other hosts.",
         .children = children,
     };
-    struct opts *opts = vn_alloc(sizeof(*opts));
-    vn_auto(free) void *free_opts = opts;
+    vn_auto(free) struct opts *opts = vn_alloc(sizeof(*opts));
     vn_auto(json) json_t *report = NULL;
 
-    (void)free_opts;
     argp_parse(&argp, argc, argv, 0, NULL, opts);
     if (run(opts, &report, err) < 0)
         return -1;
