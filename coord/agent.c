@@ -40,12 +40,10 @@ static void task_run(void *arg)
     mailbox_post(task->net->agent->mailbox, task_done, task);
 }
 
-void agent_task_post(struct agent *agent, struct worker *worker,
-                     const struct agent_task *task)
+void agent_task_post(struct worker *worker, const struct agent_task *task)
 {
     struct agent_task *copy = vn_alloc(sizeof(*copy));
 
-    (void)agent;
     *copy = *task;
     worker_post(worker, task_run, copy);
 }

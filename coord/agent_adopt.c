@@ -128,7 +128,7 @@ static void take_up(struct agent *agent, struct vne *vne, json_t *vne_json,
         net->vms[v].ours = jsonx_bool_or(
             vne_json_vm(vne_json, net->vms[v].name), "ours", false);
     for (unsigned v = 0; v < net->vm_count; v++)
-        agent_task_post(agent, net->vms[v].worker,
+        agent_task_post(net->vms[v].worker,
                         &(struct agent_task){.net = net,
                                              .vm = &net->vms[v],
                                              .run = adopt_vm,

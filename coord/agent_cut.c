@@ -114,7 +114,7 @@ static void post(struct agent_net *net, struct worker *worker,
                  int (*run)(struct agent_task *, struct vn_err *),
                  enum cut_agent_event_kind success)
 {
-    agent_task_post(net->agent, worker,
+    agent_task_post(worker,
                     &(struct agent_task){.net = net,
                                          .vm = vm,
                                          .epoch = net->cut.epoch,
@@ -136,12 +136,11 @@ static void post_quiet(struct agent_net *net, struct worker *worker,
                        int (*run)(struct agent_task *, struct vn_err *),
                        void (*done)(struct agent_task *))
 {
-    agent_task_post(net->agent, worker,
-                    &(struct agent_task){.net = net,
-                                         .vm = vm,
-                                         .epoch = net->cut.epoch,
-                                         .run = run,
-                                         .done = done});
+    agent_task_post(worker, &(struct agent_task){.net = net,
+                                                 .vm = vm,
+                                                 .epoch = net->cut.epoch,
+                                                 .run = run,
+                                                 .done = done});
 }
 
 /* An event from within a task that goes on. */
@@ -280,13 +279,12 @@ static void perform_switch(struct agent_net *net,
         return;
     case CUT_AGENT_DO_CLOSE:
         net->closing = true;
-        agent_task_post(
-            net->agent, net->closer,
-            &(struct agent_task){.net = net,
-                                 .epoch = net->cut.epoch,
-                                 .run = agent_step_close_channels,
-                                 .done = channels_closed,
-                                 .success_event = CUT_AGENT_CLOSED});
+        agent_task_post(net->closer, &(struct agent_task){
+                                         .net = net,
+                                         .epoch = net->cut.epoch,
+                                         .run = agent_step_close_channels,
+                                         .done = channels_closed,
+                                         .success_event = CUT_AGENT_CLOSED});
         return;
     case CUT_AGENT_DO_ABORT_SWITCH:
         post_quiet(net, net->switcher, NULL, agent_step_abort_switch,

@@ -131,8 +131,7 @@ struct agent_task {
     struct vn_err err;
 };
 /* Copies *task; posts it to the worker. */
-void agent_task_post(struct agent *agent, struct worker *worker,
-                     const struct agent_task *task);
+void agent_task_post(struct worker *worker, const struct agent_task *task);
 
 /* ---- agent.c ---- */
 

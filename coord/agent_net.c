@@ -234,7 +234,7 @@ static void switch_set_up(struct agent_task *task)
     }
     net->pending = net->vm_count;
     for (unsigned i = 0; i < net->vm_count; i++)
-        agent_task_post(net->agent, net->vms[i].worker,
+        agent_task_post(net->vms[i].worker,
                         &(struct agent_task){.net = net,
                                              .vm = &net->vms[i],
                                              .run = bring_up,
@@ -377,7 +377,7 @@ static void vm_taken_down(struct agent_task *task)
     if (task->rc < 0)
         log_warn("VM '%s': %s", task->vm->name, task->err.msg);
     if (--net->pending == 0)
-        agent_task_post(net->agent, net->switcher,
+        agent_task_post(net->switcher,
                         &(struct agent_task){.net = net,
                                              .run = take_switch_down,
                                              .done = taken_down});
@@ -389,7 +389,7 @@ void agent_net_tear_down(struct agent_net *net)
     net->phase = AGENT_NET_STOPPING;
     net->pending = net->vm_count;
     for (unsigned i = 0; i < net->vm_count; i++)
-        agent_task_post(net->agent, net->vms[i].worker,
+        agent_task_post(net->vms[i].worker,
                         &(struct agent_task){.net = net,
                                              .vm = &net->vms[i],
                                              .run = take_vm_down,
@@ -441,11 +441,10 @@ static void begin(struct agent_net *net, struct wire *wire, uint32_t epoch)
     net->requester = wire;
     net->owner = wire;
     net->phase = AGENT_NET_STARTING;
-    agent_task_post(net->agent, net->switcher,
-                    &(struct agent_task){.net = net,
-                                         .epoch = epoch,
-                                         .run = set_up_switch,
-                                         .done = switch_set_up});
+    agent_task_post(net->switcher, &(struct agent_task){.net = net,
+                                                        .epoch = epoch,
+                                                        .run = set_up_switch,
+                                                        .done = switch_set_up});
 }
 
 int agent_net_up(struct agent *agent, struct wire *wire, const json_t *message,
@@ -567,7 +566,7 @@ int agent_net_start(struct agent *agent, struct wire *wire,
     net->requester = wire;
     net->pending = net->vm_count;
     for (unsigned i = 0; i < net->vm_count; i++)
-        agent_task_post(agent, net->vms[i].worker,
+        agent_task_post(net->vms[i].worker,
                         &(struct agent_task){.net = net,
                                              .vm = &net->vms[i],
                                              .run = resume_vm,
