@@ -9,6 +9,7 @@
 #include "common/io.h"
 #include "common/jsonx.h"
 #include "coord/bringup.h"
+#include "coord/session.h"
 #include "coord/snapshot.h"
 #include "coord/wire.h"
 #include "coord/worker.h"
@@ -430,6 +431,30 @@ static void a_silent_host_is_named(void **state)
     assert_int_equal(bed->agents[0].prepared, 0);
 }
 
+/*
+ * Often, at all phases of the coarse clock that libevent's timers go by: one
+ * that comes a hair early must not be waited for a second time.
+ */
+static void a_call_without_answer_ends(void **state)
+{
+    struct bed *bed = *state;
+    struct vn_err err = VN_ERR_INIT;
+    vn_auto(session) struct session *session =
+        session_open(bed->vne->hosts, AGENTS, NULL, &err);
+    vn_auto(json) json_t *unheard = json_pack("{s:s}", "type", "unheard");
+    vn_auto(json) json_t *hello = json_pack("{s:s}", "type", "hello");
+    json_t *requests[AGENTS] = {hello, unheard};
+
+    assert_non_null(session);
+    for (int i = 0; i < 300; i++) {
+        usleep((useconds_t)(i * 37 % 4000));
+        assert_int_equal(
+            session_call(session, requests, "hello", 5, NULL, &err), -1);
+        assert_int_equal(err.code, VN_E_TIMEOUT);
+    }
+    assert_non_null(strstr(err.msg, "host 'h2'"));
+}
+
 static void a_wrong_agent_is_noticed(void **state)
 {
     struct bed *bed = *state;
@@ -518,6 +543,7 @@ int main(void)
         TEST(a_manifest_that_lacks_a_vm_is_not_committed),
         TEST(a_failing_commit_aborts),
         TEST(a_silent_host_is_named),
+        TEST(a_call_without_answer_ends),
         TEST(a_wrong_agent_is_noticed),
         TEST(restore_places_loads_and_starts),
         TEST(a_failing_restore_takes_the_rest_down),
