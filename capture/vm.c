@@ -3,6 +3,7 @@
 
 #include "capture/vm_provider.h"
 #include "capture/vm_sim.h"
+#include "capture/vm_xen.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 
 static const struct vm_backend *const backends[] = {
     &vm_qemu_backend,
+    &vm_xen_backend,
     &vm_sim_backend,
 };
 
@@ -74,6 +76,18 @@ void vm_free(struct vm *vm)
 int vm_shutdown(struct vm *vm, struct vn_err *err)
 {
     return vm->backend->shutdown(vm, err);
+}
+
+const char *vm_nic_interface(struct vm *vm, unsigned index, struct vn_err *err)
+{
+    return vm->backend->nic_interface(vm, index, err);
+}
+
+const char *vm_no_interface(struct vm *vm, unsigned index, struct vn_err *err)
+{
+    return vn_fail_ptr(err, VN_E_UNSUPPORTED,
+                       "VM '%s', NIC %u: back end '%s' makes no interface",
+                       vm->name, index, vm->backend->name);
 }
 
 const char *vm_name(const struct vm *vm)

@@ -42,11 +42,12 @@ int vm_mode_parse(const char *text, enum vm_mode *ret,
                   struct vn_err *err) VN_MUST_USE;
 
 /* One NIC: where its frames come out is the caller's business (an fd whose
- * other end is a switch port), or the user's (tap, unix sockets). */
+ * other end is a switch port), the user's (tap, unix sockets), or the back
+ * end's, which then makes an interface on the host (vif). */
 struct vm_nic {
     char *mac;   /* "52:54:00:12:34:56" */
     char *model; /* NULL: virtio-net-pci */
-    enum { VM_NIC_FD, VM_NIC_TAP, VM_NIC_UNIX } kind;
+    enum { VM_NIC_FD, VM_NIC_TAP, VM_NIC_UNIX, VM_NIC_VIF } kind;
     int fd;           /* VM_NIC_FD: passed on at start; -1 else */
     char *tap;        /* VM_NIC_TAP: interface name */
     char *unix_local; /* VM_NIC_UNIX: the VM's and the switch's end */
@@ -61,14 +62,16 @@ struct vm_disk {
 /* What a VM is. Strings owned by the struct; vm_config_done() frees all. */
 struct vm_config {
     char *name;
-    char *backend; /* "qemu" */
+    char *backend; /* "qemu" or "xen"; NULL: "qemu" */
+    char *type;    /* Xen: "pvh", "pv" or "hvm"; NULL: "pvh" */
     uint64_t memory_bytes;
     uint32_t cpus;
     char *machine; /* NULL: the back end's default, pinned in the manifest */
     char *cpu;     /* NULL: default, pinned */
     char *accel;   /* NULL: "tcg" */
     char *kernel, *initrd, *append; /* NULL: boots from disk 0 */
-    char *qmp; /* attach: the running VM's QMP socket; NULL: we start it */
+    char *qmp;                      /* attach: the running VM's QMP socket */
+    char *domain;                   /* attach: the running Xen domain's name */
     char **extra_args; /* more arguments for the emulator, NULL-terminated */
     struct vm_nic nics[VM_NICS_MAX];
     unsigned nic_count;
@@ -76,6 +79,8 @@ struct vm_config {
     unsigned disk_count;
 };
 void vm_config_done(struct vm_config *config);
+/* Others run it and we attach to it; else we start it. */
+bool vm_config_is_attached(const struct vm_config *config);
 /* As JSON for the wire and the manifest, without descriptors; and back, with
  * every limit checked. */
 json_t *vm_config_to_json(const struct vm_config *config);
@@ -92,7 +97,7 @@ struct vm;
  * this VM) takes sockets, logs, the console: "console.log". */
 struct vm *vm_start(const struct vm_config *config, const char *state_dir,
                     struct vn_err *err) VN_MUST_USE;
-/* Take charge of a running VM over config->qmp. */
+/* Take charge of a running VM: config->qmp or config->domain. */
 struct vm *vm_attach(const struct vm_config *config, const char *state_dir,
                      struct vn_err *err) VN_MUST_USE;
 /*
@@ -108,10 +113,16 @@ int vm_load_state(struct vm *vm, int fd, struct vn_err *err) VN_MUST_USE;
 void vm_free(struct vm *vm);
 int vm_shutdown(struct vm *vm, struct vn_err *err) VN_MUST_USE;
 
+/*
+ * The host's interface that carries NIC `index`, a VM_NIC_VIF, once the VM is
+ * started, attached to or loaded. Owned by the VM.
+ */
+const char *vm_nic_interface(struct vm *vm, unsigned index, struct vn_err *err);
+
 const char *vm_name(const struct vm *vm);
 int vm_pid(const struct vm *vm); /* 0: unknown */
 /* Where a watchdog can resume it when we are gone: "qmp:/PATH" of a monitor
- * that nobody else uses, as far as the VM has one; "" if there is none. */
+ * that nobody else uses, or "xen:DOMID:UUID"; "" if there is none. */
 const char *vm_rescue_address(const struct vm *vm);
 /* Is it there and running? Fails when the VM is gone. */
 int vm_is_running(struct vm *vm, bool *ret, struct vn_err *err) VN_MUST_USE;

@@ -18,6 +18,7 @@ static const char *const nic_kinds[] = {
     [VM_NIC_FD] = "fd",
     [VM_NIC_TAP] = "tap",
     [VM_NIC_UNIX] = "unix",
+    [VM_NIC_VIF] = "vif",
 };
 
 const char *vm_mode_name(enum vm_mode mode)
@@ -42,7 +43,8 @@ void vm_config_done(struct vm_config *config)
 {
     char *texts[] = {config->name,   config->backend, config->machine,
                      config->cpu,    config->accel,   config->kernel,
-                     config->initrd, config->append,  config->qmp};
+                     config->initrd, config->append,  config->qmp,
+                     config->type,   config->domain};
 
     for (size_t i = 0; i < VN_COUNT(texts); i++)
         free(texts[i]);
@@ -61,6 +63,11 @@ void vm_config_done(struct vm_config *config)
         free(config->disks[i].format);
     }
     memset(config, 0, sizeof(*config));
+}
+
+bool vm_config_is_attached(const struct vm_config *config)
+{
+    return config->qmp || config->domain;
 }
 
 /* ---- to JSON ------------------------------------------------------------ */
@@ -102,6 +109,8 @@ json_t *vm_config_to_json(const struct vm_config *config)
     put_text(json, "initrd", config->initrd);
     put_text(json, "append", config->append);
     put_text(json, "qmp", config->qmp);
+    put_text(json, "type", config->type);
+    put_text(json, "domain", config->domain);
     for (char **arg = config->extra_args; arg && *arg; arg++)
         json_array_append_new(args, json_string(*arg));
     json_object_set_new(json, "extra_args", args);
@@ -201,8 +210,11 @@ static int nic_from_json(const json_t *json, struct vm_nic *nic,
         nic->kind = VM_NIC_TAP;
     else if (strcmp(kind, "unix") == 0)
         nic->kind = VM_NIC_UNIX;
+    else if (strcmp(kind, "vif") == 0)
+        nic->kind = VM_NIC_VIF;
     else
-        return vn_fail(err, VN_E_FORMAT, "'kind' is none of fd, tap, unix");
+        return vn_fail(err, VN_E_FORMAT,
+                       "'kind' is none of fd, tap, unix, vif");
     if (nic->kind == VM_NIC_TAP && !nic->tap)
         return vn_fail(err, VN_E_FORMAT, "'tap' is missing");
     if (nic->kind == VM_NIC_UNIX && !(nic->unix_local && nic->unix_remote))
@@ -295,6 +307,7 @@ static int texts_from_json(const json_t *json, struct vm_config *config,
         {"cpu", &config->cpu},         {"accel", &config->accel},
         {"kernel", &config->kernel},   {"initrd", &config->initrd},
         {"append", &config->append},   {"qmp", &config->qmp},
+        {"type", &config->type},       {"domain", &config->domain},
     };
 
     for (size_t i = 0; i < VN_COUNT(texts); i++) {
@@ -304,24 +317,34 @@ static int texts_from_json(const json_t *json, struct vm_config *config,
     return 0;
 }
 
+static int check_type(const struct vm_config *config, struct vn_err *err)
+{
+    const char *type = config->type;
+
+    if (!type || !strcmp(type, "pvh") || !strcmp(type, "pv") ||
+        !strcmp(type, "hvm"))
+        return 0;
+    return vn_fail(err, VN_E_FORMAT, "'type' is none of pvh, pv, hvm");
+}
+
 static int fill(const json_t *json, struct vm_config *config,
                 struct vn_err *err)
 {
     const uint64_t unit = 1u << 20;
     uint64_t memory;
 
-    if (texts_from_json(json, config, err) < 0 ||
+    if (texts_from_json(json, config, err) < 0 || check_type(config, err) < 0 ||
         jsonx_u64(json, "memory_bytes", &memory, err) < 0 ||
         jsonx_u32(json, "cpus", VM_CPUS_MAX, &config->cpus, err) < 0)
         return -1;
     /* The memory of a VM that we only attach to may be unknown (0). */
     if (memory > VM_MEMORY_MAX || memory % unit ||
-        (memory == 0 && !config->qmp))
+        (memory == 0 && !vm_config_is_attached(config)))
         return vn_fail(err, VN_E_LIMIT,
                        "'memory_bytes' is %llu: whole MiB from 1 MiB to 16 "
                        "TiB are allowed",
                        (unsigned long long)memory);
-    if (config->cpus == 0 && !config->qmp)
+    if (config->cpus == 0 && !vm_config_is_attached(config))
         return vn_fail(err, VN_E_LIMIT, "'cpus' is 0");
     config->memory_bytes = memory;
     if (args_from_json(json, config, err) < 0)

@@ -10,7 +10,7 @@
 #include "capture/vm.h"
 
 struct vm_backend {
-    const char *name; /* "qemu" */
+    const char *name; /* "qemu", "xen" */
     struct vm *(*start)(const struct vm_config *config, const char *state_dir,
                         struct vn_err *err);
     struct vm *(*attach)(const struct vm_config *config, const char *state_dir,
@@ -34,6 +34,8 @@ struct vm_backend {
     int (*abort)(struct vm *vm, struct vn_err *err);
     int (*resume)(struct vm *vm, uint64_t *ret_wall_ns, struct vn_err *err);
     void (*cancel)(struct vm *vm);
+    const char *(*nic_interface)(struct vm *vm, unsigned index,
+                                 struct vn_err *err);
 };
 
 struct vm {
@@ -46,6 +48,9 @@ struct vm {
 
 /* Fill in the base of a new VM; the name is cut to VM_NAME_MAX. */
 void vm_init(struct vm *vm, const struct vm_backend *backend, const char *name);
+
+/* vm_backend.nic_interface of those that make none. */
+const char *vm_no_interface(struct vm *vm, unsigned index, struct vn_err *err);
 
 extern const struct vm_backend vm_qemu_backend;
 

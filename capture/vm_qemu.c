@@ -408,4 +408,5 @@ const struct vm_backend vm_qemu_backend = {
     .abort = abort_snapshot,
     .resume = resume,
     .cancel = cancel,
+    .nic_interface = vm_no_interface,
 };

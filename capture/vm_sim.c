@@ -380,4 +380,5 @@ const struct vm_backend vm_sim_backend = {
     .abort = abort_snapshot,
     .resume = resume,
     .cancel = cancel,
+    .nic_interface = vm_no_interface,
 };
