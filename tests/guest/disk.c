@@ -1,9 +1,9 @@
 /*
  * The oracle's disk: are memory and disk of one instant?
  *
- * Record n of 4 KiB goes to slot n % SLOTS of /dev/vda, O_DIRECT and O_SYNC,
- * so it is on the disk when pwrite() returns. Memory keeps n and the hash of
- * each slot's newest record. Before each record
+ * Record n of 4 KiB goes to slot n % SLOTS of the first disk, O_DIRECT and
+ * O_SYNC, so it is on the disk when pwrite() returns. Memory keeps n and the
+ * hash of each slot's newest record. Before each record
  *
  *   - the newest records and one older one are read back and must be what
  *     memory remembers: a disk image older than memory fails here;
@@ -89,9 +89,10 @@ static int open_wiped(void)
     void *zeros = NULL;
     int fd = -1;
 
-    for (unsigned i = 0; i < 100 && fd < 0; i++) {
-        fd = open("/dev/vda", O_RDWR | O_DIRECT | O_SYNC | O_CLOEXEC);
-        if (fd < 0)
+    for (unsigned i = 0; i < 200 && fd < 0; i++) {
+        fd = open(i % 2 ? "/dev/xvda" : "/dev/vda",
+                  O_RDWR | O_DIRECT | O_SYNC | O_CLOEXEC);
+        if (fd < 0 && i % 2)
             usleep(50000);
     }
     if (fd < 0 || posix_memalign(&zeros, RECORD_SIZE, WIPE_SIZE))
@@ -112,7 +113,7 @@ void *oracle_disk_run(void *unused)
 
     (void)unused;
     if (fd < 0) {
-        oracle_violation(&oracle_counts.disk_bad, "/dev/vda: %s",
+        oracle_violation(&oracle_counts.disk_bad, "no disk: %s",
                          strerror(errno));
         return NULL;
     }

@@ -59,7 +59,9 @@ static void load_modules(void)
 
         snprintf(path, sizeof(path), "/modules/%s", name);
         fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
+        /* ENODEV: a driver for a hypervisor that is not here. */
+        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) &&
+                       errno != EEXIST && errno != ENODEV))
             printf("ORACLE-FATAL module %s: %s\n", name, strerror(errno));
         if (fd >= 0)
             close(fd);
@@ -69,6 +71,7 @@ static void load_modules(void)
 
 void oracle_init_system(void)
 {
+    const char *console;
     int serial;
 
     mkdir("/proc", 0755);
@@ -77,7 +80,8 @@ void oracle_init_system(void)
     mount("proc", "/proc", "proc", 0, "");
     mount("sysfs", "/sys", "sysfs", 0, "");
     mount("dev", "/dev", "devtmpfs", 0, "");
-    serial = open("/dev/ttyS0", O_WRONLY | O_NOCTTY);
+    console = access("/sys/hypervisor/type", R_OK) ? "/dev/ttyS0" : "/dev/hvc0";
+    serial = open(console, O_WRONLY | O_NOCTTY);
     if (serial >= 0) {
         dup2(serial, STDOUT_FILENO);
         dup2(serial, STDERR_FILENO);
