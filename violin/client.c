@@ -343,6 +343,16 @@ int violin_port_add_unix(struct violin_client *client, uint32_t vni,
     return call(client, "port_add", args, err);
 }
 
+int violin_port_add_packet(struct violin_client *client, uint32_t vni,
+                           const char *port, const char *interface, bool held,
+                           struct vn_err *err)
+{
+    json_t *args = port_add_args(vni, port, "packet", held);
+
+    set_name(args, "interface", interface);
+    return call(client, "port_add", args, err);
+}
+
 int violin_port_del(struct violin_client *client, uint32_t vni,
                     const char *port, struct vn_err *err)
 {

@@ -70,6 +70,10 @@ int violin_peers_set(struct violin_client *client, uint32_t vni,
  * QEMU's `-netdev dgram,local.type=fd` has at its other end; the descriptor
  * is duplicated, the caller closes its own. tap: attach to or create that
  * interface. unix: bind `local`, send to `remote` (QEMU's local.type=unix).
+ * packet: a present interface that is the VM's network card, such as a Xen
+ * vif; VN_E_STATE where it is in a bridge or has an IPv4 address. The host's
+ * own stack is shut out of it, now and after. Its frontend may connect later;
+ * frames wait.
  */
 int violin_port_add_fd(struct violin_client *client, uint32_t vni,
                        const char *port, int fd, bool held,
@@ -81,6 +85,9 @@ int violin_port_add_unix(struct violin_client *client, uint32_t vni,
                          const char *port, const char *local,
                          const char *remote, bool held,
                          struct vn_err *err) VN_MUST_USE;
+int violin_port_add_packet(struct violin_client *client, uint32_t vni,
+                           const char *port, const char *interface, bool held,
+                           struct vn_err *err) VN_MUST_USE;
 /* Unknown is fine. */
 int violin_port_del(struct violin_client *client, uint32_t vni,
                     const char *port, struct vn_err *err) VN_MUST_USE;

@@ -195,6 +195,12 @@ static struct port *open_port(struct call *call, const char *kind,
             return NULL;
         return port_new_tap(loop, interface, &network_port_events, port, err);
     }
+    if (strcmp(kind, "packet") == 0) {
+        if (jsonx_string(call->args, "interface", &interface, err))
+            return NULL;
+        return port_new_packet(loop, interface, &network_port_events, port,
+                               err);
+    }
     if (strcmp(kind, "unix") == 0) {
         if (jsonx_string(call->args, "local", &local, err) ||
             jsonx_string(call->args, "remote", &remote, err))

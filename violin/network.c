@@ -331,14 +331,15 @@ static json_t *port_stats(const struct network_port *port)
 
     port_counts(port->io, &c);
     return json_pack(
-        "{s:s, s:s, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", /**/
+        "{s:s, s:s, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
         "name", port->name, "kind", port_kind(port->io), "epoch",
         jsonx_int(vsw_port_epoch(port->net->sw, port->index)), "held",
         vsw_port_held(port->net->sw, port->index), "rx_frames",
-        jsonx_int(c.rx_frames), "rx_bytes", jsonx_int(c.rx_bytes), "tx_frames",
-        jsonx_int(c.tx_frames), "tx_bytes", jsonx_int(c.tx_bytes), "tx_dropped",
-        jsonx_int(c.tx_dropped), "tx_waiting", jsonx_int(c.tx_waiting),
-        "recorded", jsonx_int(port->recorded));
+        jsonx_int(c.rx_frames), "rx_bytes", jsonx_int(c.rx_bytes), "rx_dropped",
+        jsonx_int(c.rx_dropped), "rx_malformed", jsonx_int(c.rx_malformed),
+        "tx_frames", jsonx_int(c.tx_frames), "tx_bytes", jsonx_int(c.tx_bytes),
+        "tx_dropped", jsonx_int(c.tx_dropped), "tx_waiting",
+        jsonx_int(c.tx_waiting), "recorded", jsonx_int(port->recorded));
 }
 
 static json_t *count_stats(const struct vsw *sw)

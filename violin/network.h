@@ -33,7 +33,8 @@ struct network_port {
     struct port *io;
     struct buf records; /* pcapng; empty while there are none */
     uint64_t recorded;
-    const void *holder; /* the client whose end releases the port */
+    uint64_t rx_dropped_before; /* the last arm */
+    const void *holder;         /* the client whose end releases the port */
 };
 
 struct network_peer {

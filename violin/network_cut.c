@@ -30,6 +30,24 @@ static void forget_records(struct network *net)
     net->armed_by = NULL;
 }
 
+static uint64_t rx_dropped(const struct network_port *port)
+{
+    struct port_counts c;
+
+    port_counts(port->io, &c);
+    return c.rx_dropped;
+}
+
+/* From the arm on: a frame that is lost before the switch is lost to a cut. */
+static void begin_counts(struct network *net)
+{
+    net->unsettled = net->missing = net->records_dropped = 0;
+    for (unsigned i = 0; i < SWITCH_PORTS_MAX; i++) {
+        if (net->ports[i])
+            net->ports[i]->rx_dropped_before = rx_dropped(net->ports[i]);
+    }
+}
+
 int network_arm(struct network *net, uint32_t epoch, const void *client,
                 struct vn_err *err)
 {
@@ -46,7 +64,7 @@ int network_arm(struct network *net, uint32_t epoch, const void *client,
                        net->vni, epoch, vsw_epoch(net->sw));
     if (!open) {
         forget_records(net);
-        net->unsettled = net->missing = net->records_dropped = 0;
+        begin_counts(net);
         vsw_arm(net->sw, epoch, clock_now_ns());
     }
     net->armed_by = client;
@@ -164,6 +182,11 @@ json_t *network_report(const struct network *net)
 
     vsw_counts(net->sw, &c);
     dropped = c.dropped + net->records_dropped;
+    for (unsigned i = 0; i < SWITCH_PORTS_MAX; i++) {
+        if (net->ports[i])
+            dropped +=
+                rx_dropped(net->ports[i]) - net->ports[i]->rx_dropped_before;
+    }
     return json_pack(
         "{s:o, s:o, s:o, s:o, s:o, s:b}", "frames_held", jsonx_int(c.held),
         "frames_recorded", jsonx_int(c.recorded), "frames_dropped",

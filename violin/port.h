@@ -4,10 +4,11 @@
 /*
  * A port: where frames of one VM's network card come from and go to.
  *
- * Three kinds, told apart only when they are made. A port is always read,
+ * Four kinds, told apart only when they are made. A port is always read,
  * whatever is held: a QEMU whose socket is full spins or blocks. Frames that
  * the VM's side cannot take yet wait here, in order, within a bound. One
- * event loop, its thread only; nothing blocks.
+ * event loop, its thread only; nothing blocks, but for making a packet port
+ * (milliseconds). Another kind: port_internal.h.
  */
 
 #include "common/auto.h"
@@ -42,7 +43,11 @@ struct port_events {
  * Make a port and begin to read it. fd: a connected datagram socket, taken
  * over on success. tap: attach to or create `interface`, and bring it up.
  * unix: bind `local` (a stale socket there is replaced), send to `remote`,
- * which may appear later. `events` outlives the port.
+ * which may appear later. packet: an interface that is one VM's network card
+ * (a Xen vif); it is isolated from the host (violin/interface.h) and brought
+ * up; VN_E_STATE if it is in a bridge. What the VM leaves to its card
+ * (violin/offload.h) is done before frame() is called. `events` outlives the
+ * port.
  */
 struct port *port_new_fd(struct port_loop *loop, int fd,
                          const struct port_events *events, void *context,
@@ -53,6 +58,9 @@ struct port *port_new_tap(struct port_loop *loop, const char *interface,
 struct port *port_new_unix(struct port_loop *loop, const char *local,
                            const char *remote, const struct port_events *events,
                            void *context, struct vn_err *err) VN_MUST_USE;
+struct port *port_new_packet(struct port_loop *loop, const char *interface,
+                             const struct port_events *events, void *context,
+                             struct vn_err *err) VN_MUST_USE;
 /* Close it; what waits is lost. */
 void port_free(struct port *port);
 
@@ -70,18 +78,21 @@ void port_drain(struct port *port);
 /*
  * Whether the VM's side has consumed all that was sent. Sockets: nothing
  * waits here and the kernel's count of unread bytes (SIOCOUTQ) is 0. TAP: the
- * last frame was sent PORT_TAP_SETTLE_NS ago.
+ * last frame was sent PORT_TAP_SETTLE_NS ago. Packet: the interface has
+ * counted every frame as handed over, or as dropped.
  */
-bool port_is_settled(const struct port *port, uint64_t now_ns);
+bool port_is_settled(struct port *port, uint64_t now_ns);
 
 struct port_counts {
     uint64_t rx_frames, rx_bytes; /* from the VM */
+    uint64_t rx_dropped;          /* lost before they were read */
+    uint64_t rx_malformed;        /* dropped: offloads that make no sense */
     uint64_t tx_frames, tx_bytes; /* to the VM, waiting ones not yet */
     uint64_t tx_dropped;          /* the bound passed, or nobody there */
     uint64_t tx_waiting;          /* frames now */
 };
-void port_counts(const struct port *port, struct port_counts *ret);
-/* "fd", "tap" or "unix". */
+void port_counts(struct port *port, struct port_counts *ret);
+/* "fd", "tap", "unix" or "packet". */
 const char *port_kind(const struct port *port);
 
 VN_AUTO_DEFINE(port, struct port *, port_free)
