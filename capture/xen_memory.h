@@ -26,7 +26,10 @@ int xen_memory_page(void *context, uint64_t pfn, unsigned type,
                     const void *page, struct vn_err *err) VN_MUST_USE;
 /*
  * From now on (the domain stands) a pfn that had data must not turn into XTAB:
- * count it instead (libxc drops page tables it cannot canonicalise that way).
+ * keep it and count it instead (libxc drops page tables it cannot canonicalise
+ * that way); data that comes for it after all takes it back. For PV only: in
+ * HVM and PVH an XTAB is always the truth, such as a page that was ballooned
+ * out just before. No memory is populated ahead any more.
  */
 void xen_memory_freeze(struct xen_memory *memory);
 uint64_t xen_memory_lost(const struct xen_memory *memory);

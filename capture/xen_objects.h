@@ -16,7 +16,7 @@
  * and in the manifest, meta.vm_state.NAME:
  *
  *     {"backend": "xen", "type": "pvh", "xen_version": "4.17",
- *      "config": {...}}      libxl's domain configuration, as JSON
+ *      "xl_config": {...}}   libxl's domain configuration, as JSON
  *
  * Other keys may stand beside these; they are not looked at.
  */

@@ -29,7 +29,7 @@
 #define XEN_RECORD_MAX     (128u << 20) /* the format's limit */
 #define XEN_PARTS_MAX      (64u << 20)  /* head, tail, emulator: each */
 #define XEN_CONFIG_MAX     (4u << 20)   /* bytes of JSON in an xl file */
-#define XEN_P2M_FRAMES_MAX (1u << 25)   /* entries of X86_PV_P2M_FRAMES */
+#define XEN_P2M_FRAMES_MAX (1u << 22)   /* pages of a p2m: 8 TiB of guest */
 
 enum xen_framing { XEN_FRAMING_LIBXC, XEN_FRAMING_LIBXL, XEN_FRAMING_XL };
 enum xen_domain_type { XEN_DOMAIN_PV = 1, XEN_DOMAIN_HVM = 2 }; /* PVH: HVM */
@@ -65,12 +65,12 @@ void xen_stream_free(struct xen_stream *stream);
 int xen_stream_feed(struct xen_stream *stream, const void *data, size_t size,
                     struct vn_err *err) VN_MUST_USE;
 /*
- * A consistent state is complete: END was read, or CHECKPOINT (Remus). Bytes
- * after a checkpoint are refused: we stop a saver at its first one.
+ * A consistent state is complete: the outermost framing's END was read, or in
+ * a bare libxc stream CHECKPOINT (Remus). Bytes after that are refused: we stop
+ * a saver at its first checkpoint.
  */
 bool xen_stream_is_complete(const struct xen_stream *stream);
-/* The stream ended. Fails when it is not complete, or (libxl, xl) not ended by
- * its own END record. */
+/* The stream ended. Fails when it is not complete. */
 int xen_stream_finish(struct xen_stream *stream,
                       struct vn_err *err) VN_MUST_USE;
 
@@ -84,7 +84,8 @@ uint64_t xen_stream_pfn_end(const struct xen_stream *stream);
  * Records verbatim, each with its head and padding, in the stream's order:
  * head: the static data up to and with STATIC_DATA_END, then P2M_FRAMES;
  * tail: what follows the memory (TSC, context, parameters, vCPUs), without END
- * or CHECKPOINT; emulator: libxl's EMULATOR_* records, empty but for HVM.
+ * or CHECKPOINT; optional records are left out; emulator: libxl's EMULATOR_*
+ * records, empty but for HVM.
  */
 const struct buf *xen_stream_head(const struct xen_stream *stream);
 const struct buf *xen_stream_tail(const struct xen_stream *stream);

@@ -3,6 +3,7 @@
 #include "capture/qemu_objects.h"
 #include "common/io.h"
 #include "restore/qemu_stream_write.h"
+#include "restore/xen_stream_write.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,10 @@
 #define SIM_READ_SIZE  (1u << 20)
 #define SIM_BLOCK_NAME "sim"
 
-/* One of the two. */
+/* One of the three. */
 struct state_source {
     struct qemu_stream_source *qemu;
+    struct xen_stream_source *xen;
     struct {
         struct image_reader *state, *memory; /* sent one after the other */
         uint64_t state_size, memory_size;
@@ -66,6 +68,11 @@ struct state_source *state_source_open(struct store *store,
             qemu_stream_source_open(store, manifest, config->name, err);
         if (!source->qemu)
             return NULL;
+    } else if (!strcmp(backend, "xen")) {
+        source->xen =
+            xen_stream_source_open(store, manifest, config->name, config, err);
+        if (!source->xen)
+            return NULL;
     } else if (!strcmp(backend, "sim")) {
         if (open_sim(source, store, manifest, config->name, err) < 0)
             return NULL;
@@ -82,6 +89,7 @@ void state_source_free(struct state_source *source)
     if (!source)
         return;
     qemu_stream_source_free(source->qemu);
+    xen_stream_source_free(source->xen);
     image_reader_free(source->sim.state);
     image_reader_free(source->sim.memory);
     free(source);
@@ -113,6 +121,8 @@ int state_source_write(struct state_source *source, int fd, struct vn_err *err)
 {
     if (source->qemu)
         return qemu_stream_source_write(source->qemu, fd, err);
+    if (source->xen)
+        return xen_stream_source_write(source->xen, XEN_FRAMING_XL, fd, err);
     if (write_image(source->sim.state, source->sim.state_size, fd, err) < 0)
         return -1;
     return write_image(source->sim.memory, source->sim.memory_size, fd, err);

@@ -3,8 +3,8 @@
 
 /*
  * The state of one VM of a snapshot as the stream that its back end loads,
- * whichever back end that is: "qemu" (qemu_stream_write.h) or "sim" (tests;
- * capture/vm_sim.h).
+ * whichever back end that is: "qemu" (qemu_stream_write.h), "xen" (xl's
+ * framing, xen_stream_write.h) or "sim" (tests; capture/vm_sim.h).
  */
 
 #include "capture/vm.h"
@@ -13,8 +13,9 @@ struct state_source;
 
 /*
  * For the VM `config->name` and its back end. Checks that the snapshot holds
- * what the stream needs. VN_E_UNSUPPORTED for other back ends. `store` must
- * outlive the source; `manifest` and `config` need not.
+ * what the stream needs. VN_E_UNSUPPORTED for other back ends. `store` and
+ * `config` must outlive the source; `manifest` need not. Paths of disks in
+ * `config` may still change before the stream is written.
  */
 struct state_source *state_source_open(struct store *store,
                                        const json_t *manifest,
