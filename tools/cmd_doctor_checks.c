@@ -5,6 +5,7 @@
  * versions and permissions, and leaves nothing behind.
  */
 
+#include "capture/vm_xen.h"
 #include "common/auto.h"
 
 #include <errno.h>
@@ -212,18 +213,34 @@ static void check_netns(struct doctor_result *r)
     found(r, "works");
 }
 
-static void check_xen(struct doctor_result *r)
+static bool runs_on_xen(void)
 {
     vn_auto(fclose) FILE *file = fopen("/sys/hypervisor/type", "re");
     char type[16] = "";
-    bool xen =
-        file && fscanf(file, "%15s", type) == 1 && strcmp(type, "xen") == 0;
 
+    return file && fscanf(file, "%15s", type) == 1 && strcmp(type, "xen") == 0;
+}
+
+static void check_xen(struct doctor_result *r)
+{
+    struct vn_err err = VN_ERR_INIT;
+    char version[32];
+
+    if (vm_xen_probe(version, &err) == 0) {
+        found(r, "Xen %s", version);
+        return;
+    }
     r->state = DOCTOR_NO;
-    found(r, "built without Xen libraries; %s",
-          xen ? "this host runs on Xen" : "this host does not run on Xen");
-    if (xen)
-        hint(r, "only QEMU guests can be snapshot by this build");
+    if (!vm_xen_built())
+        found(r, "built without Xen libraries; %s",
+              runs_on_xen() ? "this host runs on Xen"
+                            : "this host does not run on Xen");
+    else if (!runs_on_xen())
+        found(r, "this host does not run on Xen");
+    else
+        found(r, "%s", err.msg);
+    if (runs_on_xen() && !vm_xen_built())
+        hint(r, "build where libxen-dev is installed to snapshot its domains");
 }
 
 const struct doctor_check doctor_checks[] = {

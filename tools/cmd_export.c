@@ -1,6 +1,8 @@
-/* vnstore export SNAP -o FILE: write a snapshot as a tar. */
+/* vnstore export SNAP -o FILE: write a snapshot as a tar, or a Xen domain in
+ * it as a file that xl restores. */
 
 #include "cmd.h"
+#include "cmd_export_xl.h"
 #include "cmd_outfile.h"
 #include "ui_progress.h"
 
@@ -13,14 +15,43 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { KEY_VM = 0x500 };
+enum format { FORMAT_TAR, FORMAT_XL };
+
 struct args {
     struct cmd_common common;
     const char *snapshot;
     const char *output;
+    const char *vm; /* NULL: the only one */
+    enum format format;
 };
 
 static const struct argp_child children[] = {
     {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_progress, 0, NULL, 0}, {0}};
+
+static void parse_format(struct argp_state *state, struct args *args,
+                         const char *arg)
+{
+    if (strcmp(arg, "tar") == 0)
+        args->format = FORMAT_TAR;
+    else if (strcmp(arg, "xl") == 0)
+        args->format = FORMAT_XL;
+    else
+        argp_error(state, "--format: '%s' is neither tar nor xl", arg);
+}
+
+static void check_args(struct argp_state *state, const struct args *args)
+{
+    if (!args->snapshot)
+        argp_error(state, "SNAP is missing");
+    if (!args->output)
+        argp_error(state, "-o FILE is missing");
+    if (args->vm && args->format == FORMAT_TAR)
+        argp_error(state, "--vm goes with --format xl: a tar has all VMs");
+    if (args->output && strcmp(args->output, "-") == 0 && isatty(STDOUT_FILENO))
+        argp_error(state, "a %s on a terminal is of no use",
+                   args->format == FORMAT_TAR ? "tar" : "saved domain");
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -36,14 +67,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_ARG:
         cmd_take_arg(state, arg, &args->snapshot);
         return 0;
+    case 'f':
+        parse_format(state, args, arg);
+        return 0;
+    case KEY_VM:
+        args->vm = arg;
+        return 0;
     case ARGP_KEY_END:
-        if (!args->snapshot)
-            argp_error(state, "SNAP is missing");
-        if (!args->output)
-            argp_error(state, "-o FILE is missing");
-        if (args->output && strcmp(args->output, "-") == 0 &&
-            isatty(STDOUT_FILENO))
-            argp_error(state, "a tar on a terminal is of no use");
+        check_args(state, args);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -57,8 +88,12 @@ static int export_to(struct store *store, const struct args *args, int fd,
     int r;
 
     ui_progress_begin(&progress, "export", &args->common);
-    r = archive_export(store, args->snapshot, fd, ui_progress_update, &progress,
-                       err);
+    if (args->format == FORMAT_XL)
+        r = export_xl(store, args->snapshot, args->vm, fd, ui_progress_update,
+                      &progress, err);
+    else
+        r = archive_export(store, args->snapshot, fd, ui_progress_update,
+                           &progress, err);
     ui_progress_end(&progress);
     return r;
 }
@@ -100,6 +135,10 @@ int cmd_export(int argc, char **argv, struct vn_err *err)
          "Write to FILE, which appears only when it is whole; - for standard"
          " output",
          0},
+        {"format", 'f', "FORMAT", 0,
+         "tar (the default), or xl: a saved Xen domain, for xl restore", 0},
+        {"vm", KEY_VM, "VM", 0,
+         "Format xl: the domain; the only VM need not be named", 0},
         {0},
     };
     static const struct argp argp = {
@@ -108,7 +147,8 @@ int cmd_export(int argc, char **argv, struct vn_err *err)
         .args_doc = "SNAP",
         .doc =
             "Write a snapshot as a tar of its manifest, its objects as sparse"
-            " files, and SHA256SUMS.",
+            " files, and SHA256SUMS; or one Xen domain of it as a file for xl"
+            " restore.",
         .children = children,
     };
     vn_auto(store) struct store *store = NULL;

@@ -1,6 +1,8 @@
-/* vnstore put NAME FILE...: image files as a snapshot of their own. */
+/* vnstore put NAME FILE...: image files, and domains saved by xl, as a snapshot
+ * of their own. */
 
 #include "cmd.h"
+#include "cmd_put_xl.h"
 #include "ui_progress.h"
 #include "ui_table.h"
 
@@ -18,10 +20,14 @@
 #define BLOCK_SIZE  (1u << 20)
 #define NAME_TRIES  16 /* others may take the next number of a series */
 #define KIND        "files"
+#define KIND_VM     "vm" /* a saved domain is among them */
 #define OBJECT_ROOT "file/"
+
+enum { KEY_OPAQUE = 0x600 };
 
 struct args {
     struct cmd_common common;
+    bool opaque;
     const char *name;
     char **files; /* borrowed from argv */
     int count;
@@ -51,6 +57,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         cmd_common_inputs(state, children, &args->common);
+        return 0;
+    case KEY_OPAQUE:
+        args->opaque = true;
         return 0;
     case ARGP_KEY_ARG:
         if (args->name)
@@ -152,26 +161,78 @@ static char *object_name(const char *path)
     return vn_format(OBJECT_ROOT "%s", slash ? slash + 1 : path);
 }
 
-static int put_file(struct put *p, const char *path, struct vn_err *err)
+static int put_image(struct put *p, const char *path, int fd, uint64_t size,
+                     struct vn_err *err)
 {
     vn_auto(free) char *object = object_name(path);
     vn_auto(image_writer) struct image_writer *image = NULL;
     struct vn_err no_parent = VN_ERR_INIT;
     struct map_root root, parent;
-    uint64_t size;
-    vn_auto(close) int fd = open_image(path, &size, err);
     bool has_parent = p->parent && manifest_object(p->parent, object, &parent,
                                                    &no_parent) == 0;
 
-    if (fd < 0)
-        return -1;
     image =
         image_writer_open(p->writer, size, has_parent ? &parent : NULL, err);
     if (!image || put_data(p, fd, size, image, err) < 0 ||
         image_writer_finish(image, &root, err) < 0)
-        return vn_wrap(err, "'%s'", path);
+        return -1;
     manifest_add(p->manifest, object, &root);
     return 0;
+}
+
+static bool is_domain(const struct put *p, int fd)
+{
+    return !p->args->opaque && put_xl_is(fd);
+}
+
+static void update_progress(void *context, uint64_t done, uint64_t total)
+{
+    struct put *p = context;
+
+    (void)total; /* of one file; p has that of all */
+    ui_progress_update(&p->progress, p->done + done, p->total);
+}
+
+/* Is it the file, not the store, that is at fault? */
+static bool is_unreadable(const struct vn_err *err)
+{
+    return err->code == VN_E_FORMAT || err->code == VN_E_LIMIT ||
+           err->code == VN_E_UNSUPPORTED || err->code == VN_E_VERSION;
+}
+
+static int put_domain(struct put *p, int fd, uint64_t size, struct vn_err *err)
+{
+    const struct put_xl_opts opts = {
+        .fd = fd,
+        .size = size,
+        .writer = p->writer,
+        .parent = p->parent,
+        .manifest = p->manifest,
+        .progress = update_progress,
+        .context = p,
+    };
+
+    if (put_xl(&opts, err) < 0)
+        return is_unreadable(err)
+                   ? vn_wrap(err, "saved by xl, but not readable (--opaque "
+                                  "keeps it as it is)")
+                   : -1;
+    json_object_set_new(p->manifest, "kind", json_string(KIND_VM));
+    p->done += size;
+    return 0;
+}
+
+static int put_file(struct put *p, const char *path, struct vn_err *err)
+{
+    uint64_t size;
+    vn_auto(close) int fd = open_image(path, &size, err);
+    int r;
+
+    if (fd < 0)
+        return -1;
+    r = is_domain(p, fd) ? put_domain(p, fd, size, err)
+                         : put_image(p, path, fd, size, err);
+    return r < 0 ? vn_wrap(err, "'%s'", path) : 0;
 }
 
 /* All that can be wrong with the files, before anything is read. */
@@ -187,13 +248,15 @@ static int check_files(struct put *p, struct vn_err *err)
 
         if (fd < 0)
             return -1;
+        p->total += size;
+        if (is_domain(p, fd))
+            continue; /* its name is that of the domain */
         if (json_object_get(seen, object))
             return vn_fail(err, VN_E_EXISTS,
                            "two files would be the object '%s'", object);
         if (json_object_set_new(seen, object, json_true()) < 0)
             return vn_fail(err, VN_E_FORMAT, "the name of '%s' is not UTF-8",
                            path);
-        p->total += size;
     }
     return 0;
 }
@@ -268,12 +331,19 @@ static int put_all(struct put *p, struct vn_err *err)
 
 int cmd_put(int argc, char **argv, struct vn_err *err)
 {
+    static const struct argp_option options[] = {
+        {"opaque", KEY_OPAQUE, NULL, 0,
+         "Keep a domain saved by xl as a file like any other", 0},
+        {0},
+    };
     static const struct argp argp = {
+        .options = options,
         .parser = parse,
         .args_doc = "NAME FILE...",
         .doc = "Keep image files or block devices as a snapshot. Without \"@N\""
                " in NAME it becomes the next of the series: NAME@1, NAME@2,"
-               " ... Holes of sparse files are not read.",
+               " ... Holes of sparse files are not read. A Xen domain saved by"
+               " xl becomes a virtual machine, kept page by page.",
         .children = children,
     };
     vn_auto(store) struct store *store = NULL;

@@ -56,7 +56,15 @@ _vnstore()
         mapfile -t COMPREPLY < <(compgen -W "cow precopy stop" -- "$current")
         return
         ;;
-    --progress-fd | -n | --name | --timeout | --to-hosts | --map) return ;;
+    -f | --format)
+        if [ "$command" = export ]; then
+            mapfile -t COMPREPLY < <(compgen -W "tar xl" -- "$current")
+            return
+        fi
+        ;;
+    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm)
+        return
+        ;;
     esac
     case $command in
     "") options="--store $common $commands" ;;
@@ -70,12 +78,12 @@ _vnstore()
         options="--store --to-hosts --map --hosts --tls-dir --json $progress
             $common"
         ;;
-    put) options="--store --json $progress $common" ;;
+    put) options="--store --opaque --json $progress $common" ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
     delete) options="--store $common" ;;
     verify) options="--store --json $progress $common" ;;
-    export) options="--store --output $progress $common" ;;
+    export) options="--store --output --format --vm $progress $common" ;;
     import) options="--store --name $progress $common" ;;
     doctor) options="--json $common" ;;
     esac
