@@ -27,14 +27,18 @@ static char *net_path(const struct agent *agent, const char *name)
     return vn_format("%s/nets/%s.json", agent->state_dir, name);
 }
 
-/* Note in the VM's description its monitor and whose it is. */
+/* Note in the VM's description where to attach to it and whose it is. */
 static void note_vm(json_t *json, const struct agent_vm *vm)
 {
     json_t *config = vm_config_to_json(&vm->config);
     vn_auto(free) char *monitor = vn_format("%s/qmp.sock", vm->state_dir);
 
-    if (!vm->config.qmp)
-        json_object_set_new(config, "qmp", json_string(monitor));
+    if (!vm_config_is_attached(&vm->config)) {
+        bool xen = strcmp(vm->config.backend, "xen") == 0;
+
+        json_object_set_new(config, xen ? "domain" : "qmp",
+                            json_string(xen ? vm->name : monitor));
+    }
     json_object_set_new(json, "config", config);
     json_object_set_new(json, "ours", json_boolean(vm->ours));
 }

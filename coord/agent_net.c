@@ -2,10 +2,11 @@
  * A virtual network's part on this host: up, down, restore.
  *
  * Bringing up: network and peers at the switch, then for every VM, on its own
- * worker, a socket pair a NIC (one end to the switch, one to the VM) and the
- * VM itself: started, attached to, or rebuilt from a snapshot and left
- * standing. When all are there the request is answered. If one fails all are
- * taken down again. A restored network waits for "start", the barrier.
+ * worker, a socket pair a NIC (one end to the switch, one to the VM; or, for a
+ * back end that makes interfaces, a port on each afterwards) and the VM itself:
+ * started, attached to, or rebuilt from a snapshot and left standing. When all
+ * are there the request is answered. If one fails all are taken down again. A
+ * restored network waits for "start", the barrier.
  */
 
 #include "common/clock.h"
@@ -50,6 +51,8 @@ static int add_port(struct agent_vm *vm, unsigned index, struct vn_err *err)
     vn_auto(close) int ours = -1;
     int ends[2];
 
+    if (nic->kind == VM_NIC_VIF)
+        return 0; /* its interface comes with the VM */
     if (nic->kind == VM_NIC_TAP)
         return violin_port_add_tap(violin, net->vni, port, nic->tap,
                                    net->restoring, err);
@@ -62,6 +65,21 @@ static int add_port(struct agent_vm *vm, unsigned index, struct vn_err *err)
     nic->fd = ends[1];
     return violin_port_add_fd(violin, net->vni, port, ours, net->restoring,
                               err);
+}
+
+static int add_vif_port(struct agent_vm *vm, unsigned index, struct vn_err *err)
+{
+    struct agent_net *net = vm->net;
+    const char *interface;
+
+    if (vm->config.nics[index].kind != VM_NIC_VIF)
+        return 0;
+    interface = vm_nic_interface(vm->vm, index, err);
+    if (!interface)
+        return -1;
+    return violin_port_add_packet(net->agent->violin, net->vni,
+                                  vm->ports[index], interface, net->restoring,
+                                  err);
 }
 
 static void close_nics(struct agent_vm *vm)
@@ -116,7 +134,7 @@ static struct vm *make_vm(struct agent_vm *vm, struct vn_err *err)
     if (net->restoring)
         return rehydrate_vm(&vm->config, vm->state_dir, net->store,
                             net->manifest, err);
-    if (vm->config.qmp)
+    if (vm_config_is_attached(&vm->config))
         return vm_attach(&vm->config, vm->state_dir, err);
     return vm_start(&vm->config, vm->state_dir, err);
 }
@@ -133,6 +151,8 @@ static int bring_up(struct agent_task *task, struct vn_err *err)
         rc = vm->vm ? 0 : -1;
     }
     close_nics(vm);
+    for (unsigned i = 0; rc == 0 && i < vm->config.nic_count; i++)
+        rc = add_vif_port(vm, i, err);
     for (unsigned i = 0;
          rc == 0 && task->net->restoring && i < vm->config.nic_count; i++)
         rc = replay_frames(vm, i, err);
@@ -252,7 +272,7 @@ static void take_vm(struct agent_net *net, struct vne_vm *from)
     vm->config = from->config;
     from->config = (struct vm_config){0};
     vm->name = vm->config.name;
-    vm->ours = !vm->config.qmp;
+    vm->ours = !vm_config_is_attached(&vm->config);
     vm->state_dir =
         vn_format("%s/vms/%s.%s", net->agent->state_dir, net->name, vm->name);
     vm->label = vn_format("%s/%s", net->name, vm->name);
@@ -263,7 +283,8 @@ static void take_vm(struct agent_net *net, struct vne_vm *from)
         vm->ports[i] = vn_format("%s.%u", vm->name, i);
         nic->fd = -1;
         if (net->restoring)
-            nic->kind = VM_NIC_FD;
+            nic->kind =
+                strcmp(vm->config.backend, "xen") == 0 ? VM_NIC_VIF : VM_NIC_FD;
     }
 }
 

@@ -277,6 +277,7 @@ static struct vne *snapshot_vne(const json_t *manifest, struct vn_err *err)
         if (json_is_object(pinned))
             json_object_update(config, pinned);
         json_object_del(config, "qmp"); /* it is ours from now on */
+        json_object_del(config, "domain");
     }
     if (!json)
         return vn_fail_ptr(err, VN_E_FORMAT, "snapshot '%s' is not of a VNE",

@@ -89,8 +89,9 @@ struct cut_coord {
     enum cut_coord_state state;
     uint32_t epoch;
     unsigned host_count;
-    uint64_t step_timeout_ns; /* for PREPARE and CUT */
-    uint64_t save_timeout_ns;
+    uint64_t step_timeout_ns; /* for CUT */
+    uint64_t save_timeout_ns; /* for saving, and for PREPARE: while VMs run,
+                                 their whole memory may be copied */
     uint64_t deadline_ns;     /* of the present state; UINT64_MAX: none */
     uint64_t keepalive_ns;    /* between keepalives; from init: KEEPALIVE */
     uint64_t keepalive_at_ns; /* the next one; UINT64_MAX: none */

@@ -127,7 +127,7 @@ static void start(struct cut_coord *c, uint64_t now_ns, struct out *out)
     if (c->state != CUT_COORD_IDLE)
         return;
     c->state = CUT_COORD_PREPARING;
-    c->deadline_ns = later(now_ns, c->step_timeout_ns);
+    c->deadline_ns = later(now_ns, c->save_timeout_ns);
     c->keepalive_at_ns = later(now_ns, c->keepalive_ns);
     for (unsigned i = 0; i < c->host_count; i++) {
         if (c->hosts[i].lost) {

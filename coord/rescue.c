@@ -19,6 +19,7 @@
 #include "coord/rescue.h"
 
 #include "capture/qmp.h"
+#include "capture/vm_xen.h"
 #include "common/clock.h"
 #include "common/jsonx.h"
 #include "common/priority.h"
@@ -36,16 +37,20 @@
 #define SLICE_NS   (1 * VN_SEC) /* between looks at the process */
 #define CANCEL_NS  (2 * VN_SEC) /* for a migration to end */
 
-const char *rescue_path(const char *address, struct vn_err *err)
+int rescue_check(const char *address, struct vn_err *err)
 {
-    const size_t room = sizeof(((struct sockaddr_un *)0)->sun_path);
+    _Static_assert(RESCUE_ADDRESS_MAX - 4 <
+                       sizeof(((struct sockaddr_un *)0)->sun_path),
+                   "the path behind qmp: fits into a socket's address");
 
-    if (strncmp(address, "qmp:/", 5) != 0 || strlen(address + 4) >= room)
-        return vn_fail_ptr(err, VN_E_FORMAT,
-                           "rescue address '%.200s': expected qmp:/PATH of at "
-                           "most %zu bytes",
-                           address, room - 1);
-    return address + 4;
+    if ((strncmp(address, "qmp:/", 5) == 0 ||
+         strncmp(address, "xen:", 4) == 0) &&
+        strlen(address) <= RESCUE_ADDRESS_MAX)
+        return 0;
+    return vn_fail(err, VN_E_FORMAT,
+                   "rescue address '%.200s': expected qmp:/PATH or "
+                   "xen:DOMID:UUID of at most %d bytes",
+                   address, RESCUE_ADDRESS_MAX);
 }
 
 static void pause_ns(uint64_t ns)
@@ -167,19 +172,31 @@ static int rescue_once(const char *name, const char *path, uint64_t deadline_ns,
     }
 }
 
+static int rescue_domain(const char *address, uint64_t deadline_ns,
+                         enum rescue_result *ret, struct vn_err *err)
+{
+    bool stood;
+
+    if (vm_xen_rescue(address, deadline_ns, &stood, err) < 0)
+        return -1;
+    *ret = stood ? RESCUE_CONTINUED : RESCUE_RAN;
+    return 0;
+}
+
 int rescue_vm(const char *name, const char *address, pid_t pid,
               uint64_t deadline_ns, enum rescue_result *ret, struct vn_err *err)
 {
     enum rescue_result result = RESCUE_RAN;
-    const char *path = rescue_path(address, err);
 
+    if (rescue_check(address, err) < 0)
+        return -1;
+    if (strncmp(address, "xen:", 4) == 0)
+        return rescue_domain(address, deadline_ns, ret, err);
     /* A VM that stands is urgent (common/priority.h): the agent made it so. */
     if (pid > 0)
         (void)priority_calm_process(pid, 0);
-    if (!path)
-        return -1;
     for (;;) {
-        if (rescue_once(name, path, deadline_ns, &result, err) == 0)
+        if (rescue_once(name, address + 4, deadline_ns, &result, err) == 0)
             break;
         if (pid > 0 && kill(pid, 0) < 0 && errno == ESRCH)
             return vn_fail(err, VN_E_NOT_FOUND, "its process %d is gone",

@@ -16,16 +16,18 @@ enum rescue_result {
                          suspended by its guest, waiting for its state */
 };
 
-/* The part of an address behind "qmp:"; NULL and VN_E_FORMAT if it is not an
- * absolute path that fits into a unix socket's address. */
-const char *rescue_path(const char *address, struct vn_err *err) VN_MUST_USE;
+#define RESCUE_ADDRESS_MAX 111 /* bytes: "qmp:" and a unix socket's path */
+
+/* Is it "qmp:/PATH" of a path that fits into a unix socket's address, or
+ * "xen:DOMID:UUID"? VN_E_FORMAT if not. */
+int rescue_check(const char *address, struct vn_err *err) VN_MUST_USE;
 
 /*
- * Over the VM's monitor: end a migration that the agent began, continue, and
- * see twice that it runs. Retries until deadline_ns (monotonic), because the
- * monitor may still be the dead agent's for a moment. Fails with VN_E_NOT_FOUND
- * at once when process `pid` (0: unknown) is gone, else with the last reason.
- * Blocks.
+ * QEMU: over the VM's monitor, end a migration that the agent began, continue,
+ * and see twice that it runs. Xen: vm_xen_rescue(). Retries until deadline_ns
+ * (monotonic), because the monitor may still be the dead agent's for a moment.
+ * Fails with VN_E_NOT_FOUND at once when process `pid` (0: unknown) is gone,
+ * else with the last reason. Blocks.
  */
 int rescue_vm(const char *name, const char *address, pid_t pid,
               uint64_t deadline_ns, enum rescue_result *ret,

@@ -13,7 +13,7 @@
 struct snapshot_opts {
     const char *name; /* NULL: the next of the series, "<vne>@N" */
     enum vm_mode mode;
-    unsigned timeout_s; /* for saving; the cut itself has 30 s a step */
+    unsigned timeout_s; /* for preparing and for saving; the cut has 30 s */
     /* Called as things happen, with a phrase; may be NULL. */
     void (*progress)(void *context, const char *phrase);
     void *context;

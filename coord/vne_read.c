@@ -34,6 +34,8 @@ static const struct vne_keys host_keys = {"a host",
 enum {
     VM_NAME,
     VM_HOST,
+    VM_BACKEND,
+    VM_TYPE,
     VM_MEMORY,
     VM_CPUS,
     VM_MACHINE,
@@ -43,14 +45,16 @@ enum {
     VM_INITRD,
     VM_APPEND,
     VM_QMP,
+    VM_DOMAIN,
     VM_EXTRA_ARGS,
     VM_DISKS,
     VM_NICS,
 };
 static const struct vne_keys vm_keys = {
     "a VM",
-    {"name", "host", "memory", "cpus", "machine", "cpu", "accel", "kernel",
-     "initrd", "append", "qmp", "extra_args", "disks", "nics"}};
+    {"name", "host", "backend", "type", "memory", "cpus", "machine", "cpu",
+     "accel", "kernel", "initrd", "append", "qmp", "domain", "extra_args",
+     "disks", "nics"}};
 
 enum { DISK_PATH, DISK_FORMAT };
 static const struct vne_keys disk_keys = {"a disk", {"path", "format"}};
@@ -229,6 +233,11 @@ static int read_nic(struct vne_reading *r, const struct vne_node *map,
     return vne_value_claim(r, "MAC address", nic->mac, values[NIC_MAC]);
 }
 
+static bool is_xen(const struct vm_config *config)
+{
+    return strcmp(config->backend, "xen") == 0;
+}
+
 static int read_devices(struct vne_reading *r, struct vm_config *config,
                         const struct vne_node *disks,
                         const struct vne_node *nics)
@@ -247,6 +256,13 @@ static int read_devices(struct vne_reading *r, struct vm_config *config,
     if (!nics) {
         config->nics[0] = (struct vm_nic){.kind = VM_NIC_FD, .fd = -1};
         config->nic_count = 1;
+    }
+    for (unsigned i = 0; is_xen(config) && i < config->nic_count; i++) {
+        if (config->nics[i].kind != VM_NIC_FD)
+            return vne_value_fail(r, nics->items[i],
+                                  "a Xen domain's NIC has neither 'tap' nor "
+                                  "'unix'");
+        config->nics[i].kind = VM_NIC_VIF;
     }
     return 0;
 }
@@ -292,6 +308,44 @@ static int read_vm_host(struct vne_reading *r, const struct vne_node *node,
                           known);
 }
 
+/* The back end, and the keys that only one of them has. */
+static int read_vm_backend(struct vne_reading *r,
+                           const struct vne_node *values[VNE_KEYS_MAX],
+                           struct vm_config *config)
+{
+    static const int qemu_only[] = {VM_MACHINE, VM_CPU, VM_ACCEL, VM_QMP};
+    static const int xen_only[] = {VM_TYPE, VM_DOMAIN};
+    const int *others = xen_only;
+    size_t count = VN_COUNT(xen_only);
+
+    if (vne_value_text(r, values[VM_BACKEND], VNE_WORD_MAX, &config->backend) <
+            0 ||
+        vne_value_text(r, values[VM_TYPE], VNE_WORD_MAX, &config->type) < 0 ||
+        vne_value_text(r, values[VM_DOMAIN], VM_NAME_MAX, &config->domain) < 0)
+        return -1;
+    if (!config->backend)
+        config->backend = vn_strdup("qemu");
+    if (strcmp(config->backend, "qemu") != 0 && !is_xen(config))
+        return vne_value_fail(r, values[VM_BACKEND],
+                              "backend '%s' is neither qemu nor xen",
+                              config->backend);
+    if (config->type && strcmp(config->type, "pvh") != 0 &&
+        strcmp(config->type, "pv") != 0 && strcmp(config->type, "hvm") != 0)
+        return vne_value_fail(r, values[VM_TYPE],
+                              "type '%s' is none of pvh, pv, hvm",
+                              config->type);
+    if (is_xen(config)) {
+        others = qemu_only;
+        count = VN_COUNT(qemu_only);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (values[others[i]])
+            return vne_value_fail(r, values[others[i]],
+                                  "'%s' is not for backend '%s'",
+                                  vm_keys.names[others[i]], config->backend);
+    return 0;
+}
+
 /* What is plain text or a number. */
 static int read_vm_words(struct vne_reading *r, const struct vne_node *map,
                          const struct vne_node *values[VNE_KEYS_MAX],
@@ -299,10 +353,10 @@ static int read_vm_words(struct vne_reading *r, const struct vne_node *map,
 {
     if (vne_value_path(r, values[VM_QMP], &config->qmp) < 0)
         return -1;
-    if (!values[VM_MEMORY] && !config->qmp)
+    if (!values[VM_MEMORY] && !vm_config_is_attached(config))
         return vne_value_fail(r, map,
                               "'memory' is missing in a VM (only one with "
-                              "'qmp' may leave it out)");
+                              "'qmp' or 'domain' may leave it out)");
     if (values[VM_MEMORY] &&
         vne_value_memory(r, values[VM_MEMORY], &config->memory_bytes) < 0)
         return -1;
@@ -333,11 +387,11 @@ static int read_vm(struct vne_reading *r, const struct vne_node *map)
         vne_value_need(r, &vm_keys, map, VM_NAME, values) < 0 ||
         vne_value_need(r, &vm_keys, map, VM_HOST, values) < 0)
         return -1;
-    vm->config.backend = vn_strdup("qemu");
     vm->config.name = vne_value_name(r, values[VM_NAME]);
     if (!vm->config.name ||
         vne_value_claim(r, "VM", vm->config.name, values[VM_NAME]) < 0 ||
         read_vm_host(r, values[VM_HOST], vm) < 0 ||
+        read_vm_backend(r, values, &vm->config) < 0 ||
         read_vm_words(r, map, values, &vm->config) < 0 ||
         read_extra_args(r, values[VM_EXTRA_ARGS], &vm->config) < 0)
         return -1;

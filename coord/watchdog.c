@@ -55,7 +55,7 @@ struct order {
     pid_t pid;
     uint64_t deadline_ns;
     char name[WATCHDOG_NAME_MAX + 1];
-    char address[WATCHDOG_ADDRESS_MAX + 1];
+    char address[RESCUE_ADDRESS_MAX + 1];
 };
 
 struct watchdog {
@@ -174,7 +174,7 @@ int watchdog_arm(struct watchdog *watchdog, const char *name,
     order.deadline_ns = clock_now_ns() + deadline_ms * VN_MS;
     if (!*name || strlen(name) > WATCHDOG_NAME_MAX)
         return vn_fail(err, VN_E_LIMIT, "watchdog: bad name '%.200s'", name);
-    if (!rescue_path(rescue_address, err))
+    if (rescue_check(rescue_address, err) < 0)
         return vn_wrap(err, "VM '%s'", name);
     strcpy(order.name, name);
     strcpy(order.address, rescue_address);

@@ -18,7 +18,6 @@
 
 #define WATCHDOG_VMS_MAX     1024 /* armed at the same time */
 #define WATCHDOG_NAME_MAX    255
-#define WATCHDOG_ADDRESS_MAX 127
 #define WATCHDOG_PATIENCE_MS 10000 /* for one VM to run again */
 
 struct watchdog;

@@ -23,8 +23,9 @@ TOP = os.path.realpath(
     os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 GUEST = os.path.join(TOP, "build", "guest")
 BIN = os.environ.get("VN_BIN", os.path.join(TOP, "build", "release", "bin"))
-APPEND = ("console=ttyS0 quiet no_timer_check tsc=unstable panic=1 "
-          "oracle.id={id} oracle.peers={peers} oracle.ws={ws} "
+QEMU_APPEND = "console=ttyS0 quiet no_timer_check tsc=unstable panic=1 "
+XEN_APPEND = "console=hvc0 quiet panic=1 "
+APPEND = ("oracle.id={id} oracle.peers={peers} oracle.ws={ws} "
           "oracle.rate={rate} oracle.mps={mps} oracle.disk={disk}")
 VM_PROGRAMS = ("qemu-system-x86_64",)
 DAEMONS = ("vnagentd", "violind", "vnstore")
@@ -179,7 +180,7 @@ class Bed:
     block ends by an exception, so that the logs can be read.
     """
 
-    def __init__(self, hosts=5, keep=False, start=True):
+    def __init__(self, hosts=5, keep=False, start=True, net=None):
         self.keep = keep
         # Short: a unix socket's path has room for 107 bytes.
         self.dir = tempfile.mkdtemp(prefix="vnb-")
@@ -193,8 +194,8 @@ class Bed:
             s: signal.signal(s, self._on_signal)
             for s in (signal.SIGTERM, signal.SIGHUP)}
         try:
-            self.net = (Namespaces if can_make_namespaces() else
-                        Loopback)(hosts)
+            self.net = (net or (Namespaces if can_make_namespaces() else
+                                Loopback))(hosts)
             self.hosts = {}
             self._start_reaper()
             for i in range(1, hosts + 1):
@@ -315,9 +316,10 @@ class Bed:
 
     def write_vne(self, vms, name="lab", file=None, opts=None, extra=""):
         """vms: {"a": "h1", ...}. The first has a disk unless opts says
-        otherwise. Returns the file's path."""
+        otherwise; opts["xen"]: {"a": "pvh", ...}, those that are domains of
+        Xen. Returns the file's path."""
         o = {"memory": "256M", "ws": 32, "rate": 4, "mps": 20, "disk": True,
-             "peers": len(vms)}
+             "peers": len(vms), "xen": {}}
         o.update(opts or {})
         lines = [f"name: {name}", "vni: 77", "hosts:"]
         for host in self.hosts.values():
@@ -328,10 +330,19 @@ class Bed:
         lines.append("vms:")
         for i, (vm, host) in enumerate(vms.items(), 1):
             disk = o["disk"] and i == 1
-            append = APPEND.format(id=i, disk=int(disk), **{
-                k: o[k] for k in ("peers", "ws", "rate", "mps")})
-            lines += [f"  - name: {vm}", f"    host: {host}",
-                      f"    memory: {o['memory']}",
+            xen = o["xen"].get(vm)
+            append = (XEN_APPEND if xen else QEMU_APPEND) + APPEND.format(
+                id=i, disk=int(disk), **{
+                    k: o[k] for k in ("peers", "ws", "rate", "mps")})
+            if xen:
+                # Else each RDTSC costs an exit to the hypervisor.
+                lines += [f"  - name: {vm}", "    backend: xen",
+                          f"    type: {xen}", f"    host: {host}",
+                          "    extra_args: ['tsc_mode=\"native\"', "
+                          "'cpus=\"all,^0\"']"]
+            else:
+                lines += [f"  - name: {vm}", f"    host: {host}"]
+            lines += [f"    memory: {o['memory']}",
                       f"    kernel: {GUEST}/vmlinuz",
                       f"    initrd: {GUEST}/initrd.gz",
                       f"    append: \"{append}\""]

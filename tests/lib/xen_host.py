@@ -73,7 +73,7 @@ class XenHost:
 
     # pylint: disable=too-many-arguments,too-many-instance-attributes
     def __init__(self, folder, name="xen", memory_mb=2048, dom0_mb=1024,
-                 link=None, listen=False, cpus=1):
+                 link=None, listen=False, cpus=2):
         self.name = name
         self.folder = os.path.abspath(folder)
         self.memory_mb, self.dom0_mb, self.cpus = memory_mb, dom0_mb, cpus
@@ -85,7 +85,7 @@ class XenHost:
 
     def _arguments(self, socket_path):
         append = (f"dom0_mem={self.dom0_mb}M,max:{self.dom0_mb}M "
-                  "dom0_max_vcpus=1 console=com1 com1=115200,8n1 loglvl=all "
+                  "dom0_max_vcpus=1 dom0_vcpus_pin console=com1 com1=115200,8n1 loglvl=all "
                   "guest_loglvl=all noreboot spec-ctrl=eager-fpu")
         args = ["qemu-system-x86_64", "-machine", "q35,accel=tcg",
                 "-cpu", "max,-smap,-rdtscp", "-m", str(self.memory_mb),
@@ -218,7 +218,7 @@ def main():
     parser.add_argument("--timeout", type=int, default=600)
     parser.add_argument("--memory", type=int, default=2048)
     parser.add_argument("--dom0", type=int, default=1024)
-    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     build()

@@ -604,7 +604,7 @@ static void test_coord_time(void **state)
         unsigned culprit;
         const char *reason;
     } cases[] = {
-        {2, 100, 0, "not ready in time"},
+        {2, 1000, 0, "not ready in time"},
         {4, 100, 1, "VMs not cut in time"},
         {6, 1000, 1, "not saved in time"},
     };

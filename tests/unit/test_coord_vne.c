@@ -364,6 +364,44 @@ static void test_json(void **state)
     assert_string_equal(err.msg, "VNE description: 'name' is missing");
 }
 
+static void test_xen(void **state)
+{
+    vn_auto(json) json_t *json = NULL;
+    struct vne *back;
+
+    (void)state;
+    parse_good(HEAD VM_A "- {name: x, host: h1, backend: xen, memory: 128M}\n"
+                         "- {name: y, host: h2, backend: xen, type: pv, "
+                         "domain: web, nics: [{}, {}]}\n");
+    assert_string_equal(vne->vms[0].config.backend, "qemu");
+    assert_int_equal(vne->vms[0].config.nics[0].kind, VM_NIC_FD);
+    assert_string_equal(vne->vms[1].config.backend, "xen");
+    assert_null(vne->vms[1].config.type);
+    assert_int_equal(vne->vms[1].config.nics[0].kind, VM_NIC_VIF);
+    assert_false(vm_config_is_attached(&vne->vms[1].config));
+    assert_string_equal(vne->vms[2].config.type, "pv");
+    assert_true(vm_config_is_attached(&vne->vms[2].config));
+    assert_int_equal(vne->vms[2].config.nics[1].kind, VM_NIC_VIF);
+    json = vne_to_json(vne);
+    back = vne_from_json(json, &err);
+    assert_non_null(back);
+    assert_int_equal(back->vms[2].config.nics[1].kind, VM_NIC_VIF);
+    assert_string_equal(back->vms[2].config.domain, "web");
+    vne_free(back);
+
+    refused(HEAD "- {name: a, host: h1, backend: kvm, memory: 1M}\n", "6:32",
+            "backend 'kvm' is neither qemu nor xen");
+    refused(HEAD "- {name: a, host: h1, backend: xen, type: x, memory: 1M}\n",
+            "6:43", "type 'x' is none of pvh, pv, hvm");
+    refused(HEAD "- {name: a, host: h1, type: pv, memory: 1M}\n", "6:29",
+            "'type' is not for backend 'qemu'");
+    refused(HEAD "- {name: a, host: h1, backend: xen, qmp: q}\n", "6:42",
+            "'qmp' is not for backend 'xen'");
+    refused(HEAD "- {name: a, host: h1, backend: xen, memory: 1M, "
+                 "nics: [{tap: t}]}\n",
+            "6:56", "neither 'tap' nor 'unix'");
+}
+
 static void test_file(void **state)
 {
     static const char text[] = HEAD VM_A "  kernel: k\n";
@@ -426,10 +464,10 @@ static void test_documents(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_everything), TEST(test_derived),   TEST(test_alone),
-        TEST(test_syntax),     TEST(test_keys),      TEST(test_values),
-        TEST(test_hosts),      TEST(test_doubles),   TEST(test_json),
-        TEST(test_file),       TEST(test_documents),
+        TEST(test_everything), TEST(test_derived), TEST(test_alone),
+        TEST(test_syntax),     TEST(test_keys),    TEST(test_values),
+        TEST(test_hosts),      TEST(test_doubles), TEST(test_json),
+        TEST(test_xen),        TEST(test_file),    TEST(test_documents),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
