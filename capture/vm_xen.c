@@ -358,10 +358,18 @@ static int shut_down(struct vm *vm, struct vn_err *err)
 
 static int is_running(struct vm *vm, bool *ret, struct vn_err *err)
 {
+    struct vm_xen *x = vm_xen_of(vm);
     struct vm_xen_look look;
+    bool rebooting;
 
-    if (vm_xen_refresh(vm_xen_of(vm), err) < 0 ||
-        vm_xen_look_alive(vm_xen_of(vm), &look, err) < 0)
+    pthread_mutex_lock(&x->lock);
+    rebooting = x->is_rebooting;
+    pthread_mutex_unlock(&x->lock);
+    if (rebooting) {
+        *ret = false;
+        return 0;
+    }
+    if (vm_xen_refresh(x, err) < 0 || vm_xen_look_alive(x, &look, err) < 0)
         return -1;
     *ret = !look.is_paused && !look.is_suspended;
     return 0;

@@ -49,21 +49,14 @@ static int control(unsigned long command, struct request *request,
     return 0;
 }
 
-static const char *base_name(const char *base)
-{
-    const char *slash = strrchr(base, '/');
-
-    return slash ? slash + 1 : base;
-}
-
 static char *top_name(const char *base)
 {
-    return vn_format(VM_XEN_DM_PREFIX "%s", base_name(base));
+    return vn_format(VM_XEN_DM_PREFIX "%s", basename(base));
 }
 
 static char *snap_name(const char *base)
 {
-    return vn_format(VM_XEN_DM_PREFIX "%s-snap", base_name(base));
+    return vn_format(VM_XEN_DM_PREFIX "%s-snap", basename(base));
 }
 
 /* "/dev/dm-1" of a device that exists. */

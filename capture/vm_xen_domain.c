@@ -35,6 +35,7 @@
 
 /* ---- handles ----------------------------------------------------------- */
 
+VN_PRINTF(5, 0)
 static void log_message(xentoollog_logger *logger, xentoollog_level level,
                         int code, const char *context, const char *format,
                         va_list args)
@@ -335,11 +336,16 @@ int vm_xen_suspend(const struct vm_xen_host *host,
 
 /* ---- letting run ------------------------------------------------------- */
 
+/* Saver, monitor and caller may all want to: between the look and the resume
+ * nobody else may resume it. */
+static pthread_mutex_t resuming = PTHREAD_MUTEX_INITIALIZER;
+
 int vm_xen_let_run(const struct vm_xen_host *host, const struct vm_xen_id *id,
                    bool *ret_stood, uint64_t *ret_wall_ns, struct vn_err *err)
 {
     struct vm_xen_look look;
     bool stood = false;
+    vn_lock_scope(&resuming);
 
     if (vm_xen_look(host->xc, id, &look, err) < 0)
         return -1;

@@ -190,6 +190,7 @@ struct vm_xen {
     bool is_cancelled;
     bool may_suspend_late; /* acknowledged, but did not in time */
     bool is_snapshotting;  /* the monitor keeps its hands off */
+    bool is_rebooting;     /* destroyed, and being created anew */
     bool is_reborn;        /* rebooted: another domain has its name */
 
     /* The snapshot under way. */

@@ -77,6 +77,14 @@ static int run_xl(struct vm_xen_monitor *m, const char *command,
     return create[0] ? vm_xen_run(&run, err) : -1;
 }
 
+static void set_rebooting(struct vm_xen *x, bool rebooting, bool reborn)
+{
+    vn_lock_scope(&x->lock);
+
+    x->is_rebooting = rebooting;
+    x->is_reborn |= reborn;
+}
+
 /* It is over with this domain. */
 static void bury(struct vm_xen_monitor *m, unsigned reason)
 {
@@ -84,20 +92,19 @@ static void bury(struct vm_xen_monitor *m, unsigned reason)
     vn_auto(free) char *domid = vn_format("%u", m->id.domid);
     vn_auto(free) char *cfg = vm_xen_path(x, "domain.cfg");
     struct vn_err err = VN_ERR_INIT;
+    bool again = reason == SHUTDOWN_reboot && access(cfg, R_OK) == 0;
+    int rc;
 
     log_debug("vm_xen: domain %u %s vm=%s", m->id.domid,
               vm_xen_reason_text(reason), x->base.name);
-    if (run_xl(m, "destroy", domid, &err) < 0)
-        log_debug("vm_xen: destroy vm=%s error=\"%s\"", x->base.name, err.msg);
-    if (reason != SHUTDOWN_reboot || access(cfg, R_OK) < 0)
-        return;
-    if (run_xl(m, "create", cfg, &err) < 0) {
-        log_debug("vm_xen: reboot vm=%s error=\"%s\"", x->base.name, err.msg);
-        return;
-    }
-    pthread_mutex_lock(&x->lock);
-    x->is_reborn = true;
-    pthread_mutex_unlock(&x->lock);
+    set_rebooting(x, again, false);
+    rc = run_xl(m, "destroy", domid, &err);
+    if (rc == 0 && again)
+        rc = run_xl(m, "create", cfg, &err);
+    if (rc < 0)
+        log_debug("vm_xen: end of domain vm=%s error=\"%s\"", x->base.name,
+                  err.msg);
+    set_rebooting(x, false, rc == 0 && again);
 }
 
 static void wake_late(struct vm_xen_monitor *m)

@@ -14,7 +14,7 @@
  */
 #include "capture/vm_xen_internal.h"
 
-#include "common/log.h"
+#include "common/priority.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +31,8 @@ struct vm_xen_reader {
     int fd;     /* closed by the thread alone */
     int wakeup; /* eventfd: a wish below was changed */
     uint8_t *data;
+    bool is_hurrying;
+    int calm_nice; /* what it had before */
 
     /* Guarded by x->lock. */
     bool wants_freeze, wants_end, discards;
@@ -45,6 +47,13 @@ static void wake(struct vm_xen_reader *r)
     uint64_t one = 1;
 
     (void)!write(r->wakeup, &one, sizeof(one));
+}
+
+static void calm(struct vm_xen_reader *r)
+{
+    if (r->is_hurrying)
+        (void)priority_calm_self(r->calm_nice);
+    r->is_hurrying = false;
 }
 
 /* Take what was read; false: no more of it. */
@@ -66,6 +75,7 @@ static bool feed(struct vm_xen_reader *r, size_t size)
     if (rc < 0)
         r->err = err;
     if (complete && !r->is_complete) {
+        calm(r);
         r->is_complete = true;
         pthread_cond_broadcast(&x->changed);
     }
@@ -81,6 +91,9 @@ static bool serve(struct vm_xen_reader *r)
 
     if (r->wants_freeze) {
         xen_memory_freeze(x->memory);
+        /* The domain stands until the last pages were read. */
+        r->calm_nice = priority_nice(0);
+        r->is_hurrying = priority_urgent_self();
         r->wants_freeze = false;
         pthread_cond_broadcast(&x->changed);
     }
@@ -133,6 +146,7 @@ static void *run(void *argument)
         rc = xen_stream_finish(x->stream, &err);
         early = rc < 0;
     }
+    calm(r);
     close(vn_steal_fd(&r->fd));
     pthread_mutex_lock(&x->lock);
     if (rc < 0 && !r->err.code)

@@ -54,7 +54,8 @@ struct vm_xen_saver {
     int fd;
     struct vm_xen_host host;  /* of the thread */
     struct xen_policy policy; /* the thread's */
-    bool paused_pv;
+    bool is_hurrying;
+    int calm_nice; /* what it had before */
 
     /* Guarded by x->lock. */
     bool is_ready, wants_stop, wants_resume, wants_end;
@@ -67,6 +68,7 @@ struct vm_xen_saver {
 
 /* ---- libxc's messages --------------------------------------------------- */
 
+VN_PRINTF(5, 0)
 static void take_message(xentoollog_logger *logger, xentoollog_level level,
                          int code, const char *context, const char *format,
                          va_list args)
@@ -203,11 +205,9 @@ static int suspend_domain(struct vm_xen_saver *s, uint64_t *ret_wall_ns,
         x->may_suspend_late = true;
         pthread_mutex_unlock(&x->lock);
     }
-    if (rc == 0 && x->type == VM_XEN_PV) {
-        if (xc_domain_pause(s->host.xc, x->id.domid) < 0)
-            return vn_fail(err, errno, "pause the suspended domain");
-        s->paused_pv = true;
-    }
+    if (rc == 0 && x->type == VM_XEN_PV &&
+        xc_domain_pause(s->host.xc, x->id.domid) < 0)
+        return vn_fail(err, errno, "pause the suspended domain");
     return rc;
 }
 
@@ -224,14 +224,25 @@ static int on_suspend(void *data)
         note(s, &err);
         return 0;
     }
-    if (s->is_live)
+    if (s->is_live) {
         vm_xen_reader_freeze(s->x->reader);
+        s->calm_nice = priority_nice(0);
+        s->is_hurrying = priority_urgent_self();
+    }
     pthread_mutex_lock(&s->x->lock);
     s->stop_wall_ns = wall_ns;
     s->is_suspended = true;
     pthread_cond_broadcast(&s->x->changed);
     pthread_mutex_unlock(&s->x->lock);
     return 1;
+}
+
+/* While the domain stands for the last pages, this thread goes first. */
+static void calm(struct vm_xen_saver *s)
+{
+    if (s->is_hurrying)
+        (void)priority_calm_self(s->calm_nice);
+    s->is_hurrying = false;
 }
 
 /* The last page and record are out. 1: it runs. */
@@ -251,6 +262,7 @@ static int on_postcopy(void *data)
         note(s, &err);
         return 0;
     }
+    calm(s);
     pthread_mutex_lock(&s->x->lock);
     s->resume_wall_ns = wall_ns;
     s->is_resumed = true;
@@ -311,6 +323,7 @@ static void *run(void *argument)
     struct vm_xen_saver *s = argument;
 
     save(s);
+    calm(s);
     close(vn_steal_fd(&s->fd)); /* the end of the stream */
     pthread_mutex_lock(&s->x->lock);
     s->has_ended = true;

@@ -6,7 +6,8 @@
  * entry, both ways. Used by capture/ and restore/, so that there is one
  * definition.
  *
- *     vm/NAME/ram/memory     the guest's pages at pfn * 4096
+ *     vm/NAME/ram/memory     the guest's pages, in windows of 2 MiB: those
+ *                            that have any (capture/xen_layout.h)
  *     vm/NAME/xen.types      a byte a pfn: enum xen_page_type (0xf: no page)
  *     vm/NAME/xen.head       static records of the stream, verbatim
  *     vm/NAME/device.state   the stream's tail: vCPUs, platform, verbatim

@@ -1,6 +1,6 @@
 /*
- * Windows of 1024 pfns, aligned, in rising order: since Xen 4.21 the reader
- * backs a full aligned run with large pages. A window is one PAGE_DATA record
+ * Batches of 1024 pfns, aligned, in rising order: since Xen 4.21 the reader
+ * backs a full aligned run with large pages. A batch is one PAGE_DATA record
  * with an entry for each page that exists: XTAB and BROKEN are left out, for a
  * pfn that is never named stays empty; XALLOC has an entry and no bytes.
  *
@@ -9,32 +9,97 @@
  * store, but they are bytes in the stream: XALLOC would leave them to Xen's
  * allocator, which need not clear them.
  *
- * Invariants. Each pfn occurs once at most, and none is at or above pfn_end,
- * which both images agree on. Types come from the store and are checked one by
- * one before anything is written of their window.
+ * The types say where in the image a page lies (capture/xen_layout.h). All of
+ * them are read when it is opened, to hold the image's size against them, and
+ * again, piece by piece, as the layout is followed in the pass: what is held in
+ * memory does not depend on how many there are.
+ *
+ * Invariants. Each pfn occurs once at most, and none is at or above pfn_end.
+ * No page lies beyond the image. Types come from the store and are checked one
+ * by one before they are used.
  */
 
 #include "restore/xen_pages.h"
 
+#include "capture/xen_layout.h"
 #include "capture/xen_objects.h"
 #include "common/buf.h"
 #include "common/io.h"
 #include "restore/xen_records.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_PFNS 1024u
-#define TYPES_PFNS  (64u * WINDOW_PFNS) /* a read of xen.types */
-#define WINDOW_SIZE (16u + WINDOW_PFNS * (8u + XEN_PAGE_SIZE))
+#define BATCH_PFNS    1024u
+#define BATCH_WINDOWS (BATCH_PFNS / XEN_WINDOW_PFNS)
+#define TYPES_PFNS    (64u * BATCH_PFNS) /* a read of xen.types */
+#define BATCH_SIZE    (16u + BATCH_PFNS * (8u + XEN_PAGE_SIZE))
+
+static_assert(BATCH_PFNS % XEN_WINDOW_PFNS == 0, "a batch is whole windows");
 
 struct xen_pages {
     uint64_t pfn_end;
-    struct image_reader *memory; /* pfn_end pages */
+    struct image_reader *memory; /* layout.size bytes */
     struct image_reader *types;  /* pfn_end bytes */
+    struct xen_layout layout;    /* of all */
     uint8_t *some_types;         /* TYPES_PFNS */
 };
+
+struct batch {
+    uint64_t first; /* pfn */
+    unsigned count;
+    const uint8_t *types;
+    uint64_t windows[BATCH_WINDOWS]; /* offsets in the image */
+};
+
+/* ---- types -------------------------------------------------------------- */
+
+static bool is_reserved(unsigned type)
+{
+    return type > XEN_PAGE_XTAB || (type >= 5 && type <= 8);
+}
+
+static bool is_sent(unsigned type)
+{
+    return type != XEN_PAGE_XTAB && type != XEN_PAGE_BROKEN;
+}
+
+/* The next types, from `pfn` on; *ret_count of them, whole batches but at the
+ * end, none of them reserved. */
+static int read_types(struct xen_pages *pages, uint64_t pfn,
+                      unsigned *ret_count, struct vn_err *err)
+{
+    uint64_t left = pages->pfn_end - pfn;
+    unsigned n = left < TYPES_PFNS ? (unsigned)left : TYPES_PFNS;
+
+    if (image_reader_read(pages->types, pfn, pages->some_types, n, err) < 0)
+        return vn_wrap(err, "types of pages");
+    for (unsigned i = 0; i < n; i++)
+        if (is_reserved(pages->some_types[i]))
+            return vn_fail(err, VN_E_FORMAT,
+                           "page 0x%" PRIx64 " is of the reserved type 0x%x",
+                           pfn + i, pages->some_types[i]);
+    *ret_count = n;
+    return 0;
+}
+
+/* The layout as all types have it. */
+static int measure(struct xen_pages *pages, struct vn_err *err)
+{
+    unsigned n;
+
+    for (uint64_t pfn = 0; pfn < pages->pfn_end; pfn += n) {
+        if (read_types(pages, pfn, &n, err) < 0)
+            return -1;
+        for (unsigned i = 0; i < n; i += XEN_WINDOW_PFNS)
+            (void)xen_layout_next(&pages->layout, pages->some_types + i,
+                                  n - i < XEN_WINDOW_PFNS ? n - i
+                                                          : XEN_WINDOW_PFNS);
+    }
+    return 0;
+}
 
 /* ---- opening ------------------------------------------------------------ */
 
@@ -74,11 +139,13 @@ static int open_memory(struct xen_pages *pages, struct store *store,
         open_image(store, manifest, xen_object_memory(vm), &size, err);
     if (!pages->memory)
         return -1;
-    if (size != pages->pfn_end * XEN_PAGE_SIZE)
+    if (measure(pages, err) < 0)
+        return -1;
+    if (size != pages->layout.size)
         return vn_fail(err, VN_E_FORMAT,
-                       "its memory has %" PRIu64 " bytes, but there are types "
-                       "for %" PRIu64 " pages",
-                       size, pages->pfn_end);
+                       "its memory has %" PRIu64 " bytes, but the types of its "
+                       "pages want %" PRIu64,
+                       size, pages->layout.size);
     return 0;
 }
 
@@ -102,28 +169,13 @@ void xen_pages_free(struct xen_pages *pages)
     free(pages);
 }
 
-/* ---- windows ------------------------------------------------------------ */
+/* ---- batches ------------------------------------------------------------ */
 
-static bool is_reserved(unsigned type)
-{
-    return type > XEN_PAGE_XTAB || (type >= 5 && type <= 8);
-}
-
-static bool is_sent(unsigned type)
-{
-    return type != XEN_PAGE_XTAB && type != XEN_PAGE_BROKEN;
-}
-
-static bool has_data(unsigned type)
-{
-    return is_sent(type) && xen_page_has_data(type);
-}
-
-/* `count` pages from `pfn` on into `to`; what the store does not have is 0. */
-static int read_pages(struct xen_pages *pages, uint64_t pfn, unsigned count,
+/* Bytes of the image into `to`; what the store does not have is 0. */
+static int read_image(struct xen_pages *pages, uint64_t offset, size_t bytes,
                       uint8_t *to, struct vn_err *err)
 {
-    uint64_t done = pfn * XEN_PAGE_SIZE, end = done + count * XEN_PAGE_SIZE;
+    uint64_t done = offset, end = offset + bytes;
     uint64_t start, size;
 
     while (done < end) {
@@ -143,43 +195,50 @@ static int read_pages(struct xen_pages *pages, uint64_t pfn, unsigned count,
     return 0;
 }
 
-/* The pages of a window, run by run, behind its entries. */
-static int put_pages(struct xen_pages *pages, uint64_t first,
-                     const uint8_t *types, unsigned count, struct buf *record,
-                     struct vn_err *err)
+/* Where a page with data lies in the image. */
+static uint64_t offset_of(const struct batch *batch, unsigned i)
 {
-    for (unsigned i = 0, run; i < count; i += run) {
+    uint64_t window = batch->windows[i / XEN_WINDOW_PFNS];
+
+    assert(window != XEN_WINDOW_NONE);
+    return window + i % XEN_WINDOW_PFNS * XEN_PAGE_SIZE;
+}
+
+/* The pages of a batch, run by run, behind its entries. A run that goes on in
+ * the next window does so in the image, too. */
+static int put_pages(struct xen_pages *pages, const struct batch *batch,
+                     struct buf *record, struct vn_err *err)
+{
+    for (unsigned i = 0, run; i < batch->count; i += run) {
+        size_t size;
         uint8_t *to;
 
-        for (run = 0; i + run < count && has_data(types[i + run]);)
+        for (run = 0; i + run < batch->count &&
+                      xen_page_has_data(batch->types[i + run]);)
             run++;
         if (!run) {
             run = 1;
             continue;
         }
-        to = buf_reserve(record, run * XEN_PAGE_SIZE);
+        size = (size_t)run * XEN_PAGE_SIZE;
+        to = buf_reserve(record, size);
         if (!to)
             return buf_check(record, "a PAGE_DATA record", err);
-        if (read_pages(pages, first + i, run, to, err) < 0)
+        if (read_image(pages, offset_of(batch, i), size, to, err) < 0)
             return -1;
-        record->size += run * XEN_PAGE_SIZE;
+        record->size += size;
     }
     return 0;
 }
 
-static int write_window(struct xen_pages *pages, uint64_t first,
-                        const uint8_t *types, unsigned count,
-                        struct buf *record, int fd, struct vn_err *err)
+static int write_batch(struct xen_pages *pages, const struct batch *batch,
+                       struct buf *record, int fd, struct vn_err *err)
 {
     uint32_t entries = 0, data = 0;
 
-    for (unsigned i = 0; i < count; i++) {
-        if (is_reserved(types[i]))
-            return vn_fail(err, VN_E_FORMAT,
-                           "page 0x%" PRIx64 " is of the reserved type 0x%x",
-                           first + i, types[i]);
-        entries += is_sent(types[i]);
-        data += has_data(types[i]);
+    for (unsigned i = 0; i < batch->count; i++) {
+        entries += is_sent(batch->types[i]);
+        data += xen_page_has_data(batch->types[i]);
     }
     if (!entries)
         return 0;
@@ -188,10 +247,11 @@ static int write_window(struct xen_pages *pages, uint64_t first,
     buf_put_le32(record, 8 + 8 * entries + XEN_PAGE_SIZE * data);
     buf_put_le32(record, entries);
     buf_put_le32(record, 0);
-    for (unsigned i = 0; i < count; i++)
-        if (is_sent(types[i]))
-            buf_put_le64(record, (uint64_t)types[i] << 60 | (first + i));
-    if (put_pages(pages, first, types, count, record, err) < 0)
+    for (unsigned i = 0; i < batch->count; i++)
+        if (is_sent(batch->types[i]))
+            buf_put_le64(record,
+                         (uint64_t)batch->types[i] << 60 | (batch->first + i));
+    if (put_pages(pages, batch, record, err) < 0)
         return vn_wrap(err, "memory");
     if (buf_check(record, "a PAGE_DATA record", err) < 0)
         return -1;
@@ -200,65 +260,45 @@ static int write_window(struct xen_pages *pages, uint64_t first,
 
 /* ---- the pass ----------------------------------------------------------- */
 
-/* The next types, from `pfn` on; *ret_count of them, all within the memory. */
-static int read_types(struct xen_pages *pages, uint64_t pfn,
-                      unsigned *ret_count, struct vn_err *err)
+/* The batch of `count` pfns from `first` on; its windows are the layout's
+ * next. */
+static struct batch make_batch(struct xen_layout *layout, uint64_t first,
+                               const uint8_t *types, unsigned count)
 {
-    uint64_t left = pages->pfn_end - pfn;
-    unsigned n = left < TYPES_PFNS ? (unsigned)left : TYPES_PFNS;
+    struct batch batch = {.first = first, .count = count, .types = types};
 
-    if (image_reader_read(pages->types, pfn, pages->some_types, n, err) < 0)
-        return vn_wrap(err, "types of pages");
-    *ret_count = n;
-    return 0;
-}
+    for (unsigned i = 0; i < BATCH_WINDOWS; i++) {
+        unsigned at = i * XEN_WINDOW_PFNS;
+        unsigned left = at < count ? count - at : 0;
 
-static uint64_t count_data(const uint8_t *types, unsigned count)
-{
-    uint64_t data = 0;
-
-    for (unsigned i = 0; i < count; i++)
-        data += has_data(types[i]);
-    return data;
-}
-
-/* Bytes of all pages that will be written. */
-static int measure(struct xen_pages *pages, uint64_t *ret, struct vn_err *err)
-{
-    uint64_t data = 0;
-    unsigned n;
-
-    for (uint64_t pfn = 0; pfn < pages->pfn_end; pfn += n) {
-        if (read_types(pages, pfn, &n, err) < 0)
-            return -1;
-        data += count_data(pages->some_types, n);
+        batch.windows[i] =
+            xen_layout_next(layout, types + at,
+                            left < XEN_WINDOW_PFNS ? left : XEN_WINDOW_PFNS);
     }
-    *ret = data * XEN_PAGE_SIZE;
-    return 0;
+    return batch;
 }
 
 int xen_pages_write(struct xen_pages *pages, int fd,
                     store_progress_fn *progress, void *context,
                     struct vn_err *err)
 {
-    vn_auto(buf) struct buf record = {.limit = WINDOW_SIZE};
-    const uint8_t *types = pages->some_types;
-    uint64_t done = 0, total = 0;
+    vn_auto(buf) struct buf record = {.limit = BATCH_SIZE};
+    struct xen_layout layout = {0};
     unsigned n;
 
-    if (progress && measure(pages, &total, err) < 0)
-        return -1;
     for (uint64_t pfn = 0; pfn < pages->pfn_end; pfn += n) {
         if (read_types(pages, pfn, &n, err) < 0)
             return -1;
-        for (unsigned at = 0, count; at < n; at += count) {
-            count = n - at < WINDOW_PFNS ? n - at : WINDOW_PFNS;
-            if (write_window(pages, pfn + at, types + at, count, &record, fd,
-                             err) < 0)
+        for (unsigned at = 0; at < n; at += BATCH_PFNS) {
+            const struct batch batch =
+                make_batch(&layout, pfn + at, pages->some_types + at,
+                           n - at < BATCH_PFNS ? n - at : BATCH_PFNS);
+
+            if (write_batch(pages, &batch, &record, fd, err) < 0)
                 return -1;
-            done += count_data(types + at, count) * XEN_PAGE_SIZE;
             if (progress)
-                progress(context, done, total);
+                progress(context, layout.pages * XEN_PAGE_SIZE,
+                         pages->layout.pages * XEN_PAGE_SIZE);
         }
     }
     return 0;

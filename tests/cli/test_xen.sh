@@ -69,6 +69,20 @@ for type in pvh hvm pv; do
     [ "$(stat -c %a "$DIR/$type.out")" = 600 ] || bad "mode of $type.out"
 done
 
+# The same pages are in the objects, those of a domain with pages below 4 GiB
+# in no more windows of 2 MiB than it has memory in.
+for type in pvh hvm pv; do
+    run 0 "$VN" get $type@1 -o "$DIR/$type.get"
+    dir=$DIR/$type.get/vm/web-$type
+    $XL objects "$dir/xen.types" "$dir/ram/memory" >"$DIR/pages" ||
+        bad "objects of $type"
+    $XL dump "$DIR/$type.save" 2>/dev/null | grep ^page >"$DIR/wanted"
+    same "$DIR/wanted" "$DIR/pages"
+    windows=5
+    [ $type != pv ] || windows=4
+    is "$(stat -c %s "$dir/ram/memory")" $((windows * 2097152)) "size of memory"
+done
+
 # What became of it.
 run 0 "$VN" show --json hvm@1
 is "$(value 'd["kind"]')" vm kind

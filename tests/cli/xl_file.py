@@ -4,6 +4,8 @@
     xl_file.py make FILE TYPE [NAME [CHANGED]]   as libxc writes a live save
     xl_file.py bad FOLDER                        hostile ones, and refused.txt
     xl_file.py dump FILE                         what is in it, as lines
+    xl_file.py objects TYPES MEMORY              the lines of the pages, from
+                                                 a snapshot's two objects
 
 Two files with the same dump are the same domain. Written from Xen's
 specifications, apart from our C code.
@@ -288,9 +290,34 @@ def dump(path):
     assert r.at == len(r.data), "bytes behind the end"
     print("\n".join(sorted(parts)))
     for pfn in sorted(pages):
-        kind, data = pages[pfn]
-        print("page %x %x %s" % (pfn, kind, hashlib.md5(data).hexdigest()))
+        print_page(pfn, *pages[pfn])
     print("order", order, file=sys.stderr)
+
+
+def print_page(pfn, kind, data):
+    print("page %x %x %s" % (pfn, kind, hashlib.md5(data).hexdigest()))
+
+
+def objects(types_path, memory_path):
+    with open(types_path, "rb") as f:
+        types = f.read()
+    with open(memory_path, "rb") as f:
+        memory = f.read()
+    at = 0
+    for first in range(0, len(types), 512):
+        window = types[first:first + 512]
+        has_data = any(kind < XALLOC and kind != BROKEN for kind in window)
+        for i, kind in enumerate(window):
+            data = memory[at + i * PAGE:at + (i + 1) * PAGE]
+            if kind == XALLOC:
+                print_page(first + i, kind, b"")
+            elif kind not in (XTAB, BROKEN):
+                assert len(data) == PAGE, "pfn %x is not there" % (first + i)
+                print_page(first + i, kind, data)
+            elif has_data:
+                assert not any(data), "pfn %x is no page" % (first + i)
+        at += 512 * PAGE if has_data else 0
+    assert at == len(memory), "size of the memory"
 
 
 def main():
@@ -301,6 +328,8 @@ def main():
             f.write(make(sys.argv[3], name, changed))
     elif sys.argv[1] == "bad":
         bad(sys.argv[2])
+    elif sys.argv[1] == "objects":
+        objects(sys.argv[2], sys.argv[3])
     else:
         dump(sys.argv[2])
 

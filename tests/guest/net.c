@@ -14,6 +14,11 @@
  * a lost one costs nothing. A window that stays shut for SHUT_NS is opened by
  * SKIP (message.c).
  *
+ * Nothing is sent over UDP while our own interface has no carrier: the kernel
+ * throws such datagrams away and says "sent". That is so for a moment after a
+ * Xen domain's restore, when its netfront connects anew; a datagram that never
+ * left its guest is no question about networks or snapshots either.
+ *
  * The peer's Ethernet address is learnt by ARP once and then pinned: whether
  * a neighbour entry times out is no question about snapshots.
  *
@@ -261,12 +266,23 @@ static void tcp_receive(struct peer *peer)
 
 /* ---- UDP ----------------------------------------------------------------- */
 
+static bool link_is_up(void)
+{
+    static int fd = -1;
+    char carrier = '1';
+
+    if (fd < 0)
+        fd = open("/sys/class/net/eth0/carrier", O_RDONLY | O_CLOEXEC);
+    return fd < 0 || pread(fd, &carrier, 1, 0) != 1 || carrier == '1';
+}
+
+/* False: try again later. */
 static bool udp_send(unsigned to, const unsigned char *buffer, size_t size)
 {
     struct sockaddr_in in = address_of(to, UDP_PORT);
 
-    return sendto(udp, buffer, size, 0, (struct sockaddr *)&in, sizeof(in)) ==
-           (ssize_t)size;
+    return link_is_up() && sendto(udp, buffer, size, 0, (struct sockaddr *)&in,
+                                  sizeof(in)) == (ssize_t)size;
 }
 
 static void udp_send_data(struct peer *peer, uint64_t now)

@@ -37,6 +37,15 @@ class XenHostError(Exception):
     """The host did not come up, or a command in it failed."""
 
 
+def make_disk(path, size_gb=4):
+    """A file for XenHost(disk=...)."""
+    with open(path, "wb") as out:
+        out.truncate(size_gb << 30)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-F", "-E",
+                    "lazy_itable_init=1,lazy_journal_init=1", path],
+                   check=True)
+
+
 def build():
     subprocess.run([os.path.join(TOP, "tests", "system", "xen", "build")],
                    check=True)
@@ -68,16 +77,17 @@ class Command:
 
 
 class XenHost:
-    """memory_mb: of the machine; dom0_mb: of dom0. peer: a unix socket path
+    """memory_mb: of the machine; dom0_mb: of dom0. disk: a file with a file
+    system, /data in dom0, for what outlives a host. link: a unix socket path
     that joins two hosts, one with listen=True."""
 
     # pylint: disable=too-many-arguments,too-many-instance-attributes
     def __init__(self, folder, name="xen", memory_mb=2048, dom0_mb=1024,
-                 link=None, listen=False, cpus=2):
+                 disk=None, link=None, listen=False, cpus=2):
         self.name = name
         self.folder = os.path.abspath(folder)
         self.memory_mb, self.dom0_mb, self.cpus = memory_mb, dom0_mb, cpus
-        self.link, self.listen = link, listen
+        self.disk, self.link, self.listen = disk, link, listen
         self.process = self.channel = None
         self.commands = {}
         self.ready = threading.Event()
@@ -105,6 +115,9 @@ class XenHost:
                 "security_model=none,multidevs=remap",
                 "-virtfs", f"local,path={self.folder},mount_tag=share,"
                 "security_model=none,multidevs=remap"]
+        if self.disk:
+            args += ["-drive", f"file={self.disk},if=none,id=d1,format=raw,"
+                     "cache=unsafe", "-device", "virtio-blk-pci,drive=d1"]
         if self.link:
             args += ["-netdev", "stream,id=n0,addr.type=unix,server="
                      f"{'on' if self.listen else 'off'},"

@@ -297,10 +297,11 @@ static bool has_object(const struct saved *s, char *name)
     return manifest_object(s->manifest, owned, &root, &err) == 0;
 }
 
-static void expect_byte(const uint8_t *memory, uint64_t pfn, uint8_t byte)
+/* `page`: in the image; windows of 512 pfns without data are not in it. */
+static void expect_byte(const uint8_t *memory, uint64_t page, uint8_t byte)
 {
     for (size_t i = 0; i < PAGE; i++)
-        assert_int_equal(memory[pfn * PAGE + i], byte);
+        assert_int_equal(memory[page * PAGE + i], byte);
 }
 
 static void build_hvm(struct buf *b, char fill)
@@ -336,7 +337,8 @@ static void test_save_hvm(void **state)
 
     build_hvm(&s->bytes, 'z');
     save(s, NULL);
-    memory = load(s, xen_object_memory("a"), 0x1235 * PAGE);
+    /* The windows of pfns 0 and 0x1200. */
+    memory = load(s, xen_object_memory("a"), 4 * MIB);
     types = load(s, xen_object_types("a"), 0x1235);
     for (uint64_t i = 0; i < 0x1235; i++) {
         bool is_run = i >= 100 && i < 140 && i != 111;
@@ -344,13 +346,17 @@ static void test_save_hvm(void **state)
         assert_int_equal(types[i], is_run || i == 0x1234 ? NORMAL
                                    : i == 50             ? XEN_PAGE_XALLOC
                                                          : XTAB);
+        if (i >= 512)
+            continue;
         if (i == 110)
             expect_byte(memory, i, 'z');
         else if (is_run && i != 120)
             expect_byte(memory, i, (uint8_t)('A' + (i - 100) % 26));
         else
-            expect_byte(memory, i, i == 0x1234 ? 'q' : 0);
+            expect_byte(memory, i, 0);
     }
+    for (uint64_t i = 0; i < 512; i++)
+        expect_byte(memory, 512 + i, i == 0x34 ? 'q' : 0);
     buf_init(&part, 1 << 20);
     xb_policies(&part);
     xb_record(&part, XB_STATIC_END, NULL, 0);
@@ -385,6 +391,87 @@ static void test_save_again(void **state)
     assert_false(has_object(s, xen_object_emulator("a")));
 }
 
+static void add_page(struct buf *b, uint64_t pfn, uint8_t first, uint8_t last)
+{
+    const uint64_t entry[2] = {1, XB_ENTRY(0, pfn)};
+    uint8_t page[PAGE] = {first};
+
+    page[PAGE - 1] = last;
+    buf_put_le32(b, XB_PAGES);
+    buf_put_le32(b, sizeof(entry) + PAGE);
+    buf_put(b, entry, sizeof(entry));
+    buf_put(b, page, PAGE);
+}
+
+/* A window that was not there, before all others: each page is at another
+ * place than in the parent, and known. One that goes: the same. */
+static void test_save_shifted(void **state)
+{
+    struct saved *s = *state;
+    struct buf *b = &s->bytes;
+    struct store_counts counts;
+    vn_auto(free) uint8_t *memory = NULL;
+
+    for (unsigned round = 0; round < 3; round++) {
+        b->size = 0;
+        xb_begin(b, XB_HVM);
+        if (round == 1)
+            add_page(b, 0x1ff, 'n', 'n');
+        for (unsigned i = 0; i < 50; i++) /* over an edge of windows */
+            add_page(b, 0x7f0 + i, 'o', (uint8_t)i);
+        xb_tail(b, XB_HVM);
+        xb_end(b);
+        save(s, &counts);
+        if (round == 1) {
+            memory = load(s, xen_object_memory("a"), 6 * MIB);
+            /* And head and tail. */
+            assert_int_equal(counts.bytes_known / PAGE, 50 + 2);
+        }
+    }
+    assert_int_equal(memory[0x1ff * PAGE], 'n');
+    for (unsigned i = 0; i < 50; i++)
+        assert_int_equal(memory[(0x200 + 0x1f0 + i + 1) * PAGE - 1], i);
+    /* The types' only page is as it was in the first one. */
+    assert_int_equal(counts.bytes_known / PAGE, 50 + 2 + 1);
+    assert_int_equal(counts.bytes_new, 0);
+    assert_int_equal(counts.bytes_unchanged, 0);
+}
+
+/* Pages far apart cost nothing but their types; only such without data: no
+ * image at all. */
+static void test_save_sparse(void **state)
+{
+    enum { FAR = 1 << 24 }; /* 64 GiB */
+    struct saved *s = *state;
+    struct buf *b = &s->bytes;
+    vn_auto(free) uint8_t *memory = NULL, *types = NULL;
+
+    xb_begin(b, XB_HVM);
+    add_page(b, 5, 'a', 'a');
+    add_page(b, FAR, 'b', 'b');
+    xb_pages(b, (uint64_t[]){XB_ENTRY(0xe, 0x10000)}, 1, "");
+    xb_tail(b, XB_HVM);
+    xb_end(b);
+    save(s, NULL);
+    memory = load(s, xen_object_memory("a"), 4 * MIB);
+    assert_int_equal(memory[5 * PAGE], 'a');
+    assert_int_equal(memory[512 * PAGE], 'b');
+    types = load(s, xen_object_types("a"), FAR + 1);
+    assert_int_equal(types[5], NORMAL);
+    assert_int_equal(types[0x10000], XEN_PAGE_XALLOC);
+    assert_int_equal(types[FAR - 1], XTAB);
+    assert_int_equal(types[FAR], NORMAL);
+
+    b->size = 0;
+    xb_begin(b, XB_HVM);
+    xb_pages(b, (uint64_t[]){XB_ENTRY(0xe, 7), XB_ENTRY(0xd, 600)}, 2, "");
+    xb_tail(b, XB_HVM);
+    xb_end(b);
+    save(s, NULL);
+    free(vn_steal(&memory));
+    memory = load(s, xen_object_memory("a"), 0);
+}
+
 /* Of a p2m over pfns 0 to 0x4ff the entries are zeros: two frames and half. */
 static void test_save_p2m(void **state)
 {
@@ -401,7 +488,7 @@ static void test_save_p2m(void **state)
     xb_tail(b, XB_PV);
     xb_end(b);
     save(s, NULL);
-    memory = load(s, xen_object_memory("a"), 0x14 * PAGE);
+    memory = load(s, xen_object_memory("a"), 2 * MIB);
     expect_byte(memory, 0x10, 0);
     expect_byte(memory, 0x11, 0);
     for (size_t i = 0; i < PAGE; i++)
@@ -423,7 +510,7 @@ static void test_save_odd_p2m(void **state)
     xb_tail(b, XB_PV);
     xb_end(b);
     save(s, NULL);
-    memory = load(s, xen_object_memory("a"), 0x12 * PAGE);
+    memory = load(s, xen_object_memory("a"), 2 * MIB);
     expect_byte(memory, 0x10, 'a');
     expect_byte(memory, 0x11, 0);
 }
@@ -452,7 +539,7 @@ static void test_save_large(void **state)
     xb_tail(b, XB_HVM);
     xb_end(b);
     save(s, NULL);
-    memory = load(s, xen_object_memory("a"), (uint64_t)COUNT * PAGE);
+    memory = load(s, xen_object_memory("a"), 12 * 2 * MIB);
     types = load(s, xen_object_types("a"), COUNT);
     for (unsigned i = 0; i < COUNT; i++) {
         /* The inverse of 7: 7 * 5143 = 6 * COUNT + 1. */
@@ -476,6 +563,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_save_hvm, save_setup,
                                         save_teardown),
         cmocka_unit_test_setup_teardown(test_save_again, save_setup,
+                                        save_teardown),
+        cmocka_unit_test_setup_teardown(test_save_shifted, save_setup,
+                                        save_teardown),
+        cmocka_unit_test_setup_teardown(test_save_sparse, save_setup,
                                         save_teardown),
         cmocka_unit_test_setup_teardown(test_save_p2m, save_setup,
                                         save_teardown),

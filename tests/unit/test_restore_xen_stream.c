@@ -360,15 +360,55 @@ static void test_state(void **state)
     refused(s, VN_E_FORMAT, "");
 }
 
+/* The image has 6 windows: 0 to 4 and that of 0x2000. */
 static void test_sizes(void **state)
 {
     struct xen_snapshot *s = xs_new(state, "pvh");
 
-    xs_put(s, xen_object_types("a"), s->types, XS_PFNS - 1);
-    refused(s, VN_E_FORMAT, "but there are types for 8194 pages");
+    xs_put_memory(s, -4096);
+    refused(s, VN_E_FORMAT,
+            "its memory has 12578816 bytes, but the types of its pages want "
+            "12582912");
+    xs_put_memory(s, 8);
+    refused(s, VN_E_FORMAT, "12582920 bytes");
+    xs_put_memory(s, 512 * 4096);
+    refused(s, VN_E_FORMAT, "14680064 bytes");
+    xs_put_memory(s, 0);
+    /* As it was once: at pfn * 4096. */
+    xs_put(s, xen_object_memory("a"), s->memory, XS_PFNS * 4096);
+    refused(s, VN_E_FORMAT, "33566720 bytes");
+    xs_put_memory(s, 0);
+    /* Without the last window; with one more, of a single page. */
+    xs_put(s, xen_object_types("a"), s->types, 0x2000);
+    refused(s, VN_E_FORMAT, "want 10485760");
+    s->types[0x1234] = 0x9;
     xs_put(s, xen_object_types("a"), s->types, XS_PFNS);
-    xs_put(s, xen_object_memory("a"), s->memory, XS_PFNS * 4096 - 8);
-    refused(s, VN_E_FORMAT, "but there are types for 8195 pages");
+    refused(s, VN_E_FORMAT, "want 14680064");
+    xs_put(s, xen_object_types("a"), NULL, 0);
+    refused(s, VN_E_FORMAT, "want 0");
+}
+
+/* An object of `size` zeros that are not there: types of pages with data. */
+static void put_zeros(struct xen_snapshot *s, char *name, uint64_t size)
+{
+    vn_auto(free) char *owned = name;
+    const struct map_root root = {.size = size};
+
+    manifest_add(s->manifest, owned, &root);
+}
+
+/* Sizes are believed by nobody: no memory is asked for by them. */
+static void test_huge(void **state)
+{
+    struct xen_snapshot *s = xs_new(state, "pvh");
+
+    put_zeros(s, xen_object_types("a"), XEN_PFN_MAX + 1);
+    refused(s, VN_E_LIMIT, "more than 17179869184 pages");
+    put_zeros(s, xen_object_types("a"), 1 << 26);
+    refused(s, VN_E_FORMAT, "want 274877906944");
+    xs_put(s, xen_object_types("a"), s->types, XS_PFNS);
+    put_zeros(s, xen_object_memory("a"), XEN_PFN_MAX * XEN_PAGE_SIZE);
+    refused(s, VN_E_FORMAT, "want 12582912");
 }
 
 /* A tail or a head that is not whole. */
@@ -426,27 +466,53 @@ static void test_emulator(void **state)
     refused(s, VN_E_FORMAT, "device model");
 }
 
-/* A type that is no type shows when the memory is written. */
+/* Types that are no types, in a window that is there and in one that is not. */
 static void test_reserved_type(void **state)
 {
     struct xen_snapshot *s = xs_new(state, "pvh");
     static const uint8_t reserved[] = {5, 8, 16, 255};
 
     for (size_t i = 0; i < VN_COUNT(reserved); i++) {
-        struct vn_err err = VN_ERR_INIT;
-        vn_auto(xen_stream_source) struct xen_stream_source *source = NULL;
-        vn_auto(close) int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
-
         s->types[0x812] = reserved[i];
         xs_put(s, xen_object_types("a"), s->types, XS_PFNS);
-        source = xen_stream_source_open(s->store->store, s->manifest, "a", NULL,
-                                        &err);
-        assert_made(source, &err);
-        assert_int_equal(
-            xen_stream_source_write(source, XEN_FRAMING_XL, fd, &err), -1);
-        assert_int_equal(err.code, VN_E_FORMAT);
-        assert_non_null(strstr(err.msg, "page 0x812"));
+        refused(s, VN_E_FORMAT, "page 0x812 is of the reserved type");
+        s->types[0x812] = XEN_PAGE_NORMAL;
+        s->types[0x1111] = reserved[i];
+        xs_put(s, xen_object_types("a"), s->types, XS_PFNS);
+        refused(s, VN_E_FORMAT, "page 0x1111 is of the reserved type");
+        s->types[0x1111] = XEN_PAGE_XTAB;
     }
+}
+
+struct told {
+    uint64_t done, total;
+    unsigned calls;
+};
+
+static void take_progress(void *context, uint64_t done, uint64_t total)
+{
+    struct told *told = context;
+
+    assert_true(done >= told->done && done <= total);
+    *told = (struct told){done, total, told->calls + 1};
+}
+
+/* Of the pages that there are, not of the addresses. */
+static void test_progress(void **state)
+{
+    struct xen_snapshot *s = xs_new(state, "pvh");
+    struct vn_err err = VN_ERR_INIT;
+    vn_auto(xen_stream_source) struct xen_stream_source *source =
+        xen_stream_source_open(s->store->store, s->manifest, "a", NULL, &err);
+    vn_auto(close) int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    struct told told = {0};
+
+    assert_made(source, &err);
+    xen_stream_source_set_progress(source, take_progress, &told);
+    assert_ok(xen_stream_source_write(source, XEN_FRAMING_XL, fd, &err), &err);
+    assert_int_equal(told.total, s->pages * 4096);
+    assert_int_equal(told.done, told.total);
+    assert_true(told.calls >= 3);
 }
 
 static void test_reader_gone(void **state)
@@ -479,10 +545,12 @@ int main(void)
         cmocka_unit_test_teardown(test_missing, xs_teardown),
         cmocka_unit_test_teardown(test_state, xs_teardown),
         cmocka_unit_test_teardown(test_sizes, xs_teardown),
+        cmocka_unit_test_teardown(test_huge, xs_teardown),
         cmocka_unit_test_teardown(test_tail, xs_teardown),
         cmocka_unit_test_teardown(test_tail_pv, xs_teardown),
         cmocka_unit_test_teardown(test_emulator, xs_teardown),
         cmocka_unit_test_teardown(test_reserved_type, xs_teardown),
+        cmocka_unit_test_teardown(test_progress, xs_teardown),
         cmocka_unit_test_teardown(test_reader_gone, xs_teardown),
     };
 

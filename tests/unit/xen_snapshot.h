@@ -191,6 +191,29 @@ static inline void xs_put(struct xen_snapshot *s, char *name, const void *data,
     assert_ok(store_writer_flush(s->writer, &err), &err);
 }
 
+/* The memory as it lies in a snapshot: of each 512 pages those with one that
+ * has data, 2 MiB each. Changed by `grow` bytes, to spoil it. */
+static inline void xs_put_memory(struct xen_snapshot *s, int grow)
+{
+    vn_auto(free) uint8_t *image = vn_alloc((XS_PFNS + 1024) * 4096);
+    size_t size = 0;
+
+    for (unsigned i = 0; i < XS_PFNS; i += 512) {
+        unsigned count = XS_PFNS - i < 512 ? XS_PFNS - i : 512;
+        bool is_there = false;
+
+        for (unsigned j = i; j < i + count; j++)
+            is_there |= xen_page_has_data(s->types[j]);
+        if (!is_there)
+            continue;
+        memcpy(image + size, s->memory + (size_t)i * 4096,
+               (size_t)count * 4096);
+        size += 512 * 4096;
+    }
+    size = (size_t)((int64_t)size + grow);
+    xs_put(s, xen_object_memory("a"), image, size);
+}
+
 static inline json_t *xs_state(struct xen_snapshot *s)
 {
     json_t *meta = json_object_get(s->manifest, "meta");
@@ -216,7 +239,7 @@ static inline struct xen_snapshot *xs_new(void **state, const char *type)
     else
         xs_tail_hvm(&s->tail);
     xs_emulator(&s->emulator);
-    xs_put(s, xen_object_memory("a"), s->memory, XS_PFNS * 4096);
+    xs_put_memory(s, 0);
     xs_put(s, xen_object_types("a"), s->types, XS_PFNS);
     xs_put(s, xen_object_head("a"), s->head.data, s->head.size);
     xs_put(s, xen_object_tail("a"), s->tail.data, s->tail.size);

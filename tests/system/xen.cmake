@@ -1,0 +1,9 @@
+# Real Xen domains: two hosts booted in QEMU (tests/lib/xen_host.py). The tools
+# run in dom0, so they are built where the back end is.
+if(TARGET PkgConfig::xen)
+    add_executable(xen_tool xen_tool.c)
+    target_link_libraries(xen_tool vn_restore)
+    add_executable(xen_standing xen_standing.c)
+    target_link_libraries(xen_standing vn_capture)
+    vn_system_test(xen test_xen.py TIMEOUT 900 ARGS Xen)
+endif()
