@@ -558,9 +558,14 @@ int snapshot_take(struct session *session, const struct vne *vne,
                   struct store *store, const struct snapshot_opts *opts,
                   json_t **ret_manifest, struct vn_err *err)
 {
-    struct snapshot *s = vn_alloc(sizeof(*s));
+    /* Agents close their writers before we commit what they put. */
+    vn_auto(store_hold) struct store_hold *hold = store_hold_open(store, err);
+    struct snapshot *s;
     int rc;
 
+    if (!hold)
+        return -1;
+    s = vn_alloc(sizeof(*s));
     s->session = session;
     s->vne = vne;
     s->store = store;

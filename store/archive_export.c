@@ -325,7 +325,9 @@ int archive_export(struct store *store, const char *snapshot, int fd,
                    struct vn_err *err)
 {
     vn_auto(locale) struct archive_locale locale = {0};
-    vn_auto(json) json_t *manifest = store_load(store, snapshot, err);
+    vn_auto(store_hold) struct store_hold *hold = store_hold_open(store, err);
+    vn_auto(json) json_t *manifest =
+        hold ? store_load(store, snapshot, err) : NULL;
     vn_auto(exporter) struct exporter x = {
         .store = store,
         .manifest = manifest,

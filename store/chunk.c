@@ -8,6 +8,11 @@
  * content whose id is the one asked for is given out. A wrong or damaged
  * index can therefore make a read fail, not make it lie.
  *
+ * gc may move a chunk to another pack and remove the one where it lay after it
+ * was looked up. The engine then has no such pack, and the chunk is looked up
+ * again, READ_TRIES times at most: gc runs take long enough between two moves
+ * of one chunk.
+ *
  * Pages are read in batches: looked up in the order of ids, then read in the
  * order of packs and offsets, neighbours in one go. Pages of one image were
  * mostly stored in a row, so a leaf's 512 pages often need a few reads. Gaps of
@@ -24,6 +29,8 @@
 #define GAP_MAX   16384u
 #define RUN_MAX   (1u << 20) /* bytes in one read */
 #define HEX_SPACE (2 * STORE_ID_SIZE + 1)
+
+#define READ_TRIES 8u
 
 /* One want with its place; sorted twice. */
 struct fetch {
@@ -52,17 +59,28 @@ static int by_place(const void *a, const void *b)
     return 0;
 }
 
-/* Say which chunk of which pack an error is about. */
+/* Say which chunk of which pack an error is about. VN_E_NOT_FOUND, of the
+ * engine, stays: the caller tries again or calls it damage. */
 static int name_chunk(const struct chunk_id *id,
                       const struct chunk_place *place, struct vn_err *err)
 {
     char hex[HEX_SPACE];
 
     io_hex(id->bytes, STORE_ID_SIZE, hex);
-    if (err->code == VN_E_NOT_FOUND)
-        err->code = VN_E_CORRUPT;
     return vn_wrap(err, "chunk %s in pack %012llx at %u", hex,
                    (unsigned long long)place->pack_id, place->offset);
+}
+
+/* After a failure: has the pack gone, so that another look-up may help? At the
+ * last try it is damage. */
+static bool pack_has_gone(unsigned tries, struct vn_err *err)
+{
+    if (err->code != VN_E_NOT_FOUND)
+        return false;
+    if (tries < READ_TRIES)
+        return true;
+    err->code = VN_E_CORRUPT;
+    return false;
 }
 
 static int fail_unknown(const struct chunk_id *id, struct vn_err *err)
@@ -206,12 +224,15 @@ int chunk_read_pages(struct store *store, const struct chunk_want *wants,
                      size_t count, struct vn_err *err)
 {
     struct fetch fetches[CHUNK_WANTS_MAX];
+    unsigned tries = 0;
 
     assert(count <= CHUNK_WANTS_MAX);
     for (size_t i = 0; i < count; i++)
         fetches[i] = (struct fetch){.id = wants[i].id, .out = wants[i].out};
-    if (read_pages(store, fetches, count, err) == 0)
-        return 0;
+    do {
+        if (read_pages(store, fetches, count, err) == 0)
+            return 0;
+    } while (pack_has_gone(++tries, err));
     for (size_t i = 0; i < count; i++)
         memset(wants[i].out, 0, STORE_PAGE_SIZE);
     return -1;
@@ -257,14 +278,17 @@ int chunk_read(struct store *store, enum chunk_kind kind,
                struct vn_err *err)
 {
     struct chunk_place place;
+    unsigned tries = 0;
 
-    if (index_find(store->index, id, 1, &place, err) < 0)
-        return -1;
-    if (place.stored_size == 0)
-        return fail_unknown(id, err);
-    if (read_at(store, kind, id, &place, out, ret_size, err) < 0)
-        return name_chunk(id, &place, err);
-    return 0;
+    do {
+        if (index_find(store->index, id, 1, &place, err) < 0)
+            return -1;
+        if (place.stored_size == 0)
+            return fail_unknown(id, err);
+        if (read_at(store, kind, id, &place, out, ret_size, err) == 0)
+            return 0;
+    } while (pack_has_gone(++tries, err));
+    return name_chunk(id, &place, err);
 }
 
 int chunk_read_node(struct store *store, const struct chunk_id *id,

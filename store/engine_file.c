@@ -1,4 +1,4 @@
-#include "store/engine_provider.h"
+#include "store/engine_file_internal.h"
 
 /*
  * The local engine: one file a pack, "packs/<id div 4096>/<id>.pack", both in
@@ -16,12 +16,16 @@
  * and was 3 to 6 times slower on the machine that was measured. Hence the
  * padded, aligned buffers; the file is cut to its true size afterwards.
  *
- * Descriptors of packs that were read are kept, FDS_MAX at most, under one
- * lock that is not held while reading. A deleted pack's descriptor stays
- * readable until it is evicted, which is harmless: content is checked by id.
+ * Descriptors of packs that were read are kept, ENGINE_FDS_MAX at most, under
+ * one lock that is not held while reading. A removed pack's descriptor stays
+ * readable until it is closed, which is harmless: its number never comes back.
+ * The process that removes it closes its own at once; others close theirs when
+ * they come upon it while opening another, so that an idle process keeps the
+ * space of at most ENGINE_FDS_MAX removed packs.
+ *
+ * Listing and removing: engine_file_list.c. Holds: engine_file_holds.c.
  */
 
-#include "common/auto.h"
 #include "common/fault.h"
 #include "common/io.h"
 
@@ -34,23 +38,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define FDS_MAX     64
 #define DIRECT_UNIT 4096u
-
-struct pack_fd {
-    uint64_t pack_id;
-    int fd;         /* -1: free slot */
-    unsigned users; /* reads going on; not closed meanwhile */
-    uint64_t used;  /* tick of the last use */
-};
-
-struct engine_file {
-    struct engine engine;
-    char *dir;
-    pthread_mutex_t lock;
-    uint64_t tick;               /* guarded by lock */
-    struct pack_fd fds[FDS_MAX]; /* guarded by lock */
-};
 
 static const struct engine_ops engine_file_ops;
 
@@ -67,7 +55,7 @@ struct engine *engine_file_open(const char *dir, struct vn_err *err)
     e->engine.ops = &engine_file_ops;
     e->dir = vn_strdup(dir);
     pthread_mutex_init(&e->lock, NULL);
-    for (int i = 0; i < FDS_MAX; i++)
+    for (int i = 0; i < ENGINE_FDS_MAX; i++)
         e->fds[i].fd = -1;
     return &e->engine;
 }
@@ -76,20 +64,20 @@ static void file_close(struct engine *engine)
 {
     struct engine_file *e = (struct engine_file *)engine;
 
-    for (int i = 0; i < FDS_MAX; i++)
+    for (int i = 0; i < ENGINE_FDS_MAX; i++)
         vn_auto_close(&e->fds[i].fd);
     pthread_mutex_destroy(&e->lock);
     free(e->dir);
     free(e);
 }
 
-static char *pack_dir(const struct engine_file *e, uint64_t pack_id)
+char *engine_file_pack_dir(const struct engine_file *e, uint64_t pack_id)
 {
     return vn_format("%s/%09llx", e->dir, (unsigned long long)pack_id >> 12);
 }
 
-static char *pack_path(const struct engine_file *e, uint64_t pack_id,
-                       const char *suffix)
+char *engine_file_pack_path(const struct engine_file *e, uint64_t pack_id,
+                            const char *suffix)
 {
     return vn_format("%s/%09llx/%012llx.%s", e->dir,
                      (unsigned long long)pack_id >> 12,
@@ -186,9 +174,9 @@ static int file_put(struct engine *engine, uint64_t pack_id,
                     const uint8_t *data, size_t size, struct vn_err *err)
 {
     struct engine_file *e = (struct engine_file *)engine;
-    vn_auto(free) char *dir = pack_dir(e, pack_id);
-    vn_auto(free) char *temporary = pack_path(e, pack_id, "tmp");
-    vn_auto(free) char *path = pack_path(e, pack_id, "pack");
+    vn_auto(free) char *dir = engine_file_pack_dir(e, pack_id);
+    vn_auto(free) char *temporary = engine_file_pack_path(e, pack_id, "tmp");
+    vn_auto(free) char *path = engine_file_pack_path(e, pack_id, "pack");
     int result;
 
     if (fault_hit("store.pack.create"))
@@ -228,8 +216,9 @@ static int file_free_space(struct engine *engine, uint64_t *ret_bytes,
 
 static struct pack_fd *find_fd(struct engine_file *e, uint64_t pack_id)
 {
-    for (int i = 0; i < FDS_MAX; i++)
-        if (e->fds[i].fd >= 0 && e->fds[i].pack_id == pack_id)
+    for (int i = 0; i < ENGINE_FDS_MAX; i++)
+        if (e->fds[i].fd >= 0 && e->fds[i].pack_id == pack_id &&
+            !e->fds[i].removed)
             return &e->fds[i];
     return NULL;
 }
@@ -239,7 +228,7 @@ static struct pack_fd *find_victim(struct engine_file *e)
 {
     struct pack_fd *victim = NULL;
 
-    for (int i = 0; i < FDS_MAX; i++) {
+    for (int i = 0; i < ENGINE_FDS_MAX; i++) {
         struct pack_fd *slot = &e->fds[i];
 
         if (slot->users == 0 && (!victim || slot->used < victim->used))
@@ -248,10 +237,28 @@ static struct pack_fd *find_victim(struct engine_file *e)
     return victim;
 }
 
+static void close_slot(struct pack_fd *slot)
+{
+    close(slot->fd);
+    *slot = (struct pack_fd){.fd = -1};
+}
+
+/* Close one descriptor whose file another process has removed; a different
+ * one is looked at each time. */
+static void drop_removed(struct engine_file *e)
+{
+    struct pack_fd *slot = &e->fds[e->tick % ENGINE_FDS_MAX];
+    struct stat st;
+
+    if (slot->fd >= 0 && slot->users == 0 && fstat(slot->fd, &st) == 0 &&
+        st.st_nlink == 0)
+        close_slot(slot);
+}
+
 static int open_pack(struct engine_file *e, uint64_t pack_id,
                      struct vn_err *err)
 {
-    vn_auto(free) char *path = pack_path(e, pack_id, "pack");
+    vn_auto(free) char *path = engine_file_pack_path(e, pack_id, "pack");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     if (fd < 0 && errno == ENOENT)
@@ -274,6 +281,7 @@ static int take_fd(struct engine_file *e, uint64_t pack_id,
     vn_lock_scope(&e->lock);
     slot = find_fd(e, pack_id);
     if (!slot) {
+        drop_removed(e);
         fd = open_pack(e, pack_id, err);
         if (fd < 0)
             return -1;
@@ -298,7 +306,20 @@ static void release_fd(struct engine_file *e, struct pack_fd *slot, int fd)
         return;
     }
     vn_lock_scope(&e->lock);
-    slot->users--;
+    if (--slot->users == 0 && slot->removed)
+        close_slot(slot);
+}
+
+void engine_file_forget(struct engine_file *e, uint64_t pack_id)
+{
+    struct pack_fd *slot;
+
+    vn_lock_scope(&e->lock);
+    slot = find_fd(e, pack_id);
+    if (slot && slot->users == 0)
+        close_slot(slot);
+    else if (slot)
+        slot->removed = true;
 }
 
 static int file_read(struct engine *engine, uint64_t pack_id, uint64_t offset,
@@ -343,5 +364,13 @@ static const struct engine_ops engine_file_ops = {
     .read = file_read,
     .size = file_size,
     .free_space = file_free_space,
+    .list = engine_file_list,
+    .remove = engine_file_remove,
+    .hold_open = engine_file_hold_open,
+    .hold_set = engine_file_hold_set,
+    .hold_close = engine_file_hold_close,
+    .holds = engine_file_holds,
+    .lock = engine_file_lock,
+    .unlock = engine_file_unlock,
     .close = file_close,
 };

@@ -35,6 +35,7 @@ static const char *const kind_names[CHUNK_KINDS] = {
     [CHUNK_LEAF] = "leaf",
     [CHUNK_INNER] = "inner",
     [CHUNK_MANIFEST] = "manifest",
+    [CHUNK_TOMBSTONE] = "tombstone",
 };
 
 const char *chunk_kind_name(unsigned kind)

@@ -25,11 +25,12 @@
 
 /* What a chunk holds. The numbers are part of the pack format. */
 enum chunk_kind {
-    CHUNK_PAGE = 1,     /* 4096 bytes of an image */
-    CHUNK_LEAF = 2,     /* lowest node of a map */
-    CHUNK_INNER = 3,    /* higher node of a map */
-    CHUNK_MANIFEST = 4, /* a snapshot's document */
-    CHUNK_KINDS = 5,
+    CHUNK_PAGE = 1,      /* 4096 bytes of an image */
+    CHUNK_LEAF = 2,      /* lowest node of a map */
+    CHUNK_INNER = 3,     /* higher node of a map */
+    CHUNK_MANIFEST = 4,  /* a snapshot's document */
+    CHUNK_TOMBSTONE = 5, /* says that a snapshot was deleted */
+    CHUNK_KINDS = 6,
 };
 
 struct ident_full {

@@ -84,7 +84,8 @@ struct image_writer *image_writer_open(struct store_writer *writer,
         return vn_fail_ptr(err, VN_E_LIMIT,
                            "no memory for an image of %llu bytes",
                            (unsigned long long)size);
-    if (parent) {
+    /* What gc may have taken parts of is as good as no parent. */
+    if (parent && store_hold_covers(store_writer_hold(writer), parent)) {
         image->parent = image_reader_open(image->store, parent, &ignored);
         image->parent_pages = map_page_count(parent->size);
     }

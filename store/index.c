@@ -7,13 +7,15 @@
  *          kind << 48, codec << 56), u32 offset, u32 stored size. With LMDB's
  *          10 bytes of node head and slot that is 42 bytes a chunk in a full
  *          page, about 60 in a tree that grew at random.
- * packs    key: u64. value, 16 bytes: u64 size, u32 count, u32 state (0).
+ * packs    key: u64. value, 16 bytes: u64 size, u32 count, u32 epoch in which
+ *          it was condemned (index_gc.c), or 0.
  * meta     "next_pack": the mark below which pack numbers are spent.
  *
  * Invariant: the row of a pack and the rows of its chunks are written in one
  * transaction, so a chunk in the table always lies in a pack in the table.
  * The first place of a chunk wins: when two writers store the same content at
- * once the second copy is dead weight in its pack.
+ * once the second copy is dead weight in its pack. Only a place in a condemned
+ * pack gives way: its writer was told that the chunk is absent.
  */
 
 #include "common/auto.h"
@@ -24,12 +26,11 @@
 #include <errno.h>
 #include <string.h>
 
-#define PLACE_SIZE    16u
 #define PACK_ROW_SIZE 16u
 #define PACK_MARK_MAX ((1ull << 48) - 1)
 
-static void place_encode(const struct chunk_place *place,
-                         uint8_t out[PLACE_SIZE])
+void index_place_encode(const struct chunk_place *place,
+                        uint8_t out[INDEX_PLACE_SIZE])
 {
     uint64_t word = htole64(place->pack_id | (uint64_t)place->kind << 48 |
                             (uint64_t)place->codec << 56);
@@ -41,15 +42,15 @@ static void place_encode(const struct chunk_place *place,
     memcpy(out + 12, &size, 4);
 }
 
-static int place_decode(const struct index *index, const MDB_val *value,
-                        struct chunk_place *ret, struct vn_err *err)
+int index_place_decode(const struct index *index, const MDB_val *value,
+                       struct chunk_place *ret, struct vn_err *err)
 {
     const uint8_t *in = value->mv_data;
     uint64_t word;
     uint32_t offset;
     uint32_t size;
 
-    if (value->mv_size != PLACE_SIZE)
+    if (value->mv_size != INDEX_PLACE_SIZE)
         return vn_fail(err, VN_E_CORRUPT,
                        "index '%s': the place of a chunk has %zu bytes",
                        index->dir, value->mv_size);
@@ -91,37 +92,69 @@ int index_find(struct index *index, const struct chunk_id *ids, size_t count,
             ret[i] = (struct chunk_place){0};
         else if (rc)
             return index_fail(index, rc, "look up a chunk", err);
-        else if (place_decode(index, &value, &ret[i], err) < 0)
+        else if (index_place_decode(index, &value, &ret[i], err) < 0)
             return -1;
     }
     return 0;
 }
 
-static int add_packs(struct index *index, MDB_txn *txn,
-                     const struct index_pack *packs, size_t count,
+int index_put_pack(struct index *index, MDB_txn *txn,
+                   const struct index_pack *pack, unsigned flags,
+                   struct vn_err *err)
+{
+    uint8_t row[PACK_ROW_SIZE];
+    uint64_t size = htole64(pack->size);
+    uint32_t words[2] = {htole32(pack->count), htole32(pack->condemned)};
+    MDB_val value = {.mv_size = sizeof(row), .mv_data = row};
+    uint64_t space;
+    MDB_val key = index_key_u64(pack->id, &space);
+    int rc;
+
+    memcpy(row, &size, 8);
+    memcpy(row + 8, words, 8);
+    rc = mdb_put(txn, index->tables[TABLE_PACKS], &key, &value, flags);
+    if (rc == MDB_KEYEXIST)
+        return vn_fail(err, VN_E_CORRUPT,
+                       "index '%s': pack %012llx is there already", index->dir,
+                       (unsigned long long)pack->id);
+    return rc ? index_fail(index, rc, "write the row of a pack", err) : 0;
+}
+
+/* A chunk that is known: does its place give way to a new one? */
+static int gives_way(const struct index *index, const MDB_val *value,
+                     const struct index_condemned *condemned,
                      struct vn_err *err)
 {
-    for (size_t i = 0; i < count; i++) {
-        uint8_t row[PACK_ROW_SIZE] = {0};
-        uint64_t size = htole64(packs[i].size);
-        uint32_t chunks = htole32(packs[i].count);
-        MDB_val value = {.mv_size = sizeof(row), .mv_data = row};
-        uint64_t space;
-        MDB_val key = index_key_u64(packs[i].id, &space);
-        int rc;
+    struct chunk_place place;
 
-        memcpy(row, &size, 8);
-        memcpy(row + 8, &chunks, 4);
-        rc = mdb_put(txn, index->tables[TABLE_PACKS], &key, &value,
-                     MDB_NOOVERWRITE);
-        if (rc == MDB_KEYEXIST)
-            return vn_fail(err, VN_E_CORRUPT,
-                           "index '%s': pack %012llx is there already",
-                           index->dir, (unsigned long long)packs[i].id);
-        if (rc)
-            return index_fail(index, rc, "enter a pack", err);
+    if (condemned->count == 0)
+        return 0;
+    if (index_place_decode(index, value, &place, err) < 0)
+        return -1;
+    return index_condemned_has(condemned, place.pack_id);
+}
+
+static int add_chunk(struct index *index, MDB_cursor *cursor,
+                     const struct index_chunk *chunk,
+                     const struct index_condemned *condemned,
+                     struct vn_err *err)
+{
+    uint8_t place[INDEX_PLACE_SIZE];
+    MDB_val key = index_key_id(&chunk->id);
+    MDB_val value = {.mv_size = sizeof(place), .mv_data = place};
+    int rc;
+
+    index_place_encode(&chunk->place, place);
+    rc = mdb_cursor_put(cursor, &key, &value, MDB_NOOVERWRITE);
+    if (rc == MDB_KEYEXIST) {
+        int yes = gives_way(index, &value, condemned, err);
+
+        if (yes <= 0)
+            return yes;
+        value = (MDB_val){.mv_size = sizeof(place), .mv_data = place};
+        rc = mdb_cursor_put(cursor, &key, &value, 0);
     }
-    return 0;
+    return rc ? index_fail(index, rc, "enter a chunk", err) : 0;
 }
 
 int index_add_in(struct index *index, MDB_txn *txn,
@@ -129,24 +162,21 @@ int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_chunk *chunks, size_t chunk_count,
                  struct vn_err *err)
 {
+    vn_auto(index_condemned) struct index_condemned condemned = {0};
     vn_auto(index_cursor) MDB_cursor *cursor = NULL;
     int rc;
 
-    if (add_packs(index, txn, packs, pack_count, err) < 0)
+    if (index_get_condemned(index, txn, &condemned, err) < 0)
         return -1;
+    for (size_t i = 0; i < pack_count; i++)
+        if (index_put_pack(index, txn, &packs[i], MDB_NOOVERWRITE, err) < 0)
+            return -1;
     rc = mdb_cursor_open(txn, index->tables[TABLE_CHUNKS], &cursor);
     if (rc)
         return index_fail(index, rc, "enter chunks", err);
-    for (size_t i = 0; i < chunk_count; i++) {
-        uint8_t place[PLACE_SIZE];
-        MDB_val key = index_key_id(&chunks[i].id);
-        MDB_val value = {.mv_size = sizeof(place), .mv_data = place};
-
-        place_encode(&chunks[i].place, place);
-        rc = mdb_cursor_put(cursor, &key, &value, MDB_NOOVERWRITE);
-        if (rc && rc != MDB_KEYEXIST)
-            return index_fail(index, rc, "enter a chunk", err);
-    }
+    for (size_t i = 0; i < chunk_count; i++)
+        if (add_chunk(index, cursor, &chunks[i], &condemned, err) < 0)
+            return -1;
     return 0;
 }
 
@@ -187,14 +217,14 @@ int index_take_pack_ids(struct index *index, uint64_t count,
     return 0;
 }
 
-static int pack_decode_row(const struct index *index, const MDB_val *key,
-                           const MDB_val *value, struct index_pack *ret,
-                           struct vn_err *err)
+int index_pack_decode(const struct index *index, const MDB_val *key,
+                      const MDB_val *value, struct index_pack *ret,
+                      struct vn_err *err)
 {
     const uint8_t *row = value->mv_data;
     uint64_t id;
     uint64_t size;
-    uint32_t count;
+    uint32_t words[2];
 
     if (key->mv_size != 8 || value->mv_size != PACK_ROW_SIZE)
         return vn_fail(err, VN_E_CORRUPT,
@@ -202,10 +232,46 @@ static int pack_decode_row(const struct index *index, const MDB_val *key,
                        index->dir, key->mv_size, value->mv_size);
     memcpy(&id, key->mv_data, 8);
     memcpy(&size, row, 8);
-    memcpy(&count, row + 8, 4);
-    *ret = (struct index_pack){
-        .id = be64toh(id), .size = le64toh(size), .count = le32toh(count)};
+    memcpy(words, row + 8, 8);
+    *ret = (struct index_pack){.id = be64toh(id),
+                               .size = le64toh(size),
+                               .count = le32toh(words[0]),
+                               .condemned = le32toh(words[1])};
     return 0;
+}
+
+int index_get_pack(struct index *index, MDB_txn *txn, uint64_t id,
+                   struct index_pack *ret, struct vn_err *err)
+{
+    uint64_t space;
+    MDB_val key = index_key_u64(id, &space);
+    MDB_val value;
+    int rc = mdb_get(txn, index->tables[TABLE_PACKS], &key, &value);
+
+    if (rc == MDB_NOTFOUND)
+        return 1;
+    if (rc)
+        return index_fail(index, rc, "read the row of a pack", err);
+    return index_pack_decode(index, &key, &value, ret, err);
+}
+
+int index_find_pack(struct index *index, uint64_t id, struct index_pack *ret,
+                    struct vn_err *err)
+{
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+    struct index_pack pack;
+    int result;
+
+    if (index_begin(index, MDB_RDONLY, &txn, err) < 0)
+        return -1;
+    result = index_get_pack(index, txn, id, &pack, err);
+    if (result > 0)
+        return vn_fail(err, VN_E_NOT_FOUND,
+                       "index '%s': there is no pack %012llx", index->dir,
+                       (unsigned long long)id);
+    if (result == 0)
+        *ret = pack;
+    return result;
 }
 
 int index_list_packs(struct index *index, uint64_t from, size_t max,
@@ -226,7 +292,7 @@ int index_list_packs(struct index *index, uint64_t from, size_t max,
     if (rc == 0)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     while (rc == 0 && count < max) {
-        if (pack_decode_row(index, &key, &value, &ret[count], err) < 0)
+        if (index_pack_decode(index, &key, &value, &ret[count], err) < 0)
             return -1;
         count++;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
@@ -265,7 +331,7 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
                            "index '%s': a chunk's id of %zu bytes", index->dir,
                            key.mv_size);
         memcpy(&ret[count].id, key.mv_data, sizeof(ret->id));
-        if (place_decode(index, &value, &ret[count].place, err) < 0)
+        if (index_place_decode(index, &value, &ret[count].place, err) < 0)
             return -1;
         count++;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);

@@ -33,8 +33,9 @@ struct index_chunk {
 
 struct index_pack {
     uint64_t id;
-    uint64_t size;  /* bytes */
-    uint32_t count; /* chunks in it */
+    uint64_t size;      /* bytes */
+    uint32_t count;     /* chunks in it */
+    uint32_t condemned; /* 0, or the epoch in which it was; see below */
 };
 
 struct index_snapshot {
@@ -65,7 +66,8 @@ int index_find(struct index *index, const struct chunk_id *ids, size_t count,
 
 /*
  * Enter packs that are durable, and their chunks, which are sorted by id. A
- * chunk that is known already keeps its old place.
+ * chunk that is known already keeps its old place, unless that is in a pack
+ * that is condemned.
  */
 int index_add(struct index *index, const struct index_pack *packs,
               size_t pack_count, const struct index_chunk *chunks,
@@ -75,6 +77,9 @@ int index_add(struct index *index, const struct index_pack *packs,
 int index_take_pack_ids(struct index *index, uint64_t count,
                         uint64_t *ret_first, struct vn_err *err) VN_MUST_USE;
 
+/* One pack. VN_E_NOT_FOUND. */
+int index_find_pack(struct index *index, uint64_t id, struct index_pack *ret,
+                    struct vn_err *err) VN_MUST_USE;
 /* The next packs with an id >= `from`, in order; at most `max`. */
 int index_list_packs(struct index *index, uint64_t from, size_t max,
                      struct index_pack *ret, size_t *ret_count,
@@ -84,16 +89,99 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
                       size_t max, struct index_chunk *ret, size_t *ret_count,
                       struct vn_err *err) VN_MUST_USE;
 
+/* ---- collection ------------------------------------------------------- */
+
+/*
+ * A pack is removed in two steps. Condemned: those who begin from then on take
+ * its chunks for absent, while all reads still work. Swept: its chunks and
+ * then its row are deleted, and after that the engine's pack. The epoch counts
+ * the first step. What this guarantees, and why: docs/formats/store.md,
+ * "Collection".
+ */
+
+/* The marks of the index at one instant. */
+struct index_state {
+    uint64_t epoch;     /* of the last condemnation; 0: there was none */
+    uint64_t next_pack; /* pack numbers below are given out */
+    uint64_t next_seq;  /* snapshots of lower seq are published */
+    uint64_t swept;     /* next_pack when chunks were last deleted, or 0 */
+};
+
+/* The packs that are condemned, by rising id. */
+struct index_condemned {
+    struct index_pack *packs; /* owned */
+    size_t count;
+};
+
+/* The pack's row in the list, or NULL. */
+const struct index_pack *
+index_condemned_find(const struct index_condemned *condemned, uint64_t pack_id);
+
+static inline bool index_condemned_has(const struct index_condemned *condemned,
+                                       uint64_t pack_id)
+{
+    return condemned->count > 0 && index_condemned_find(condemned, pack_id);
+}
+void index_condemned_done(struct index_condemned *condemned);
+
+/* State and condemned packs at one instant; ret_condemned may be NULL. */
+int index_read_state(struct index *index, struct index_state *ret,
+                     struct index_condemned *ret_condemned,
+                     struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Condemn packs of which no snapshot with a seq below `next_seq` needs
+ * anything. VN_E_STATE, and nothing was done, when there are snapshots since:
+ * look at them and try again. Packs that are not there are skipped. The epoch
+ * goes up by one.
+ */
+int index_condemn(struct index *index, const uint64_t *pack_ids, size_t count,
+                  uint64_t next_seq, struct vn_err *err) VN_MUST_USE;
+
+/* Take packs back from the condemned. Packs that are not there are skipped. */
+int index_rescue(struct index *index, const uint64_t *pack_ids, size_t count,
+                 struct vn_err *err) VN_MUST_USE;
+
+/* A chunk and where it was copied to. */
+struct index_move {
+    struct chunk_id id;
+    struct chunk_place from;
+    struct chunk_place to;
+};
+/*
+ * Enter a pack that is durable and holds copies; a chunk that is still where
+ * the copy was made from gets its new place. Fastest when sorted by id.
+ */
+int index_move(struct index *index, const struct index_pack *pack,
+               const struct index_move *moves, size_t count,
+               struct vn_err *err) VN_MUST_USE;
+
+/* Delete these chunks, but those that are elsewhere now or whose pack is not
+ * condemned. *ret_count is how many were deleted. */
+int index_sweep_chunks(struct index *index, const struct index_chunk *chunks,
+                       size_t count, size_t *ret_count,
+                       struct vn_err *err) VN_MUST_USE;
+/*
+ * Delete the rows of these packs, but those that are not condemned. No chunk
+ * points into them any more. The ids of those deleted go to `ret`, which may
+ * be `pack_ids`, and *ret_count.
+ */
+int index_sweep_packs(struct index *index, const uint64_t *pack_ids,
+                      size_t count, uint64_t *ret, size_t *ret_count,
+                      struct vn_err *err) VN_MUST_USE;
+
 /* ---- snapshots -------------------------------------------------------- */
 
 /*
  * The one transaction that makes a snapshot exist. Sets snapshot->seq; `pack`
- * and `chunk` hold its manifest and are NULL when the chunk is known already.
- * `series` and `number` raise the series' mark; series may be NULL.
- * VN_E_EXISTS when the name is taken.
+ * and `chunk` hold its manifest, which is found there from then on. `series`
+ * and `number` raise the series' mark; series may be NULL. `epoch` is that of
+ * the index when it was checked that every chunk of the snapshot is in a pack
+ * that is not condemned. VN_E_EXISTS when the name is taken; VN_E_STATE when
+ * packs were condemned since `epoch`: check once more.
  */
 int index_publish(struct index *index, struct index_snapshot *snapshot,
-                  const char *series, uint64_t number,
+                  const char *series, uint64_t number, uint64_t epoch,
                   const struct index_pack *pack,
                   const struct index_chunk *chunk,
                   struct vn_err *err) VN_MUST_USE;
@@ -111,9 +199,15 @@ int index_find_latest(struct index *index, const char *series,
 int index_list_snapshots(struct index *index, uint64_t from, size_t max,
                          struct index_snapshot *ret, size_t *ret_count,
                          struct vn_err *err) VN_MUST_USE;
-/* Forget a snapshot, found as by index_find_snapshot(). */
-int index_delete_snapshot(struct index *index, const char *text,
-                          struct vn_err *err) VN_MUST_USE;
+/*
+ * Forget snapshots, all or none; enter the pack with their tombstones, one
+ * chunk each. VN_E_NOT_FOUND when one of them is not there (any more).
+ */
+int index_delete_snapshots(struct index *index,
+                           const struct index_snapshot *rows, size_t count,
+                           const struct index_pack *pack,
+                           const struct index_chunk *tombstones,
+                           struct vn_err *err) VN_MUST_USE;
 /* The number after the highest that the series ever had: 1 at first. */
 int index_series_next(struct index *index, const char *series, uint64_t *ret,
                       struct vn_err *err) VN_MUST_USE;

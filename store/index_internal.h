@@ -1,7 +1,7 @@
 #ifndef STORE_INDEX_INTERNAL_H
 #define STORE_INDEX_INTERNAL_H
 
-/* Shared by index.c, index_env.c and index_snapshot.c only. */
+/* Shared by index.c, index_env.c, index_gc.c and index_snapshot.c only. */
 
 #include "store/index.h"
 
@@ -18,7 +18,7 @@
 enum index_table {
     TABLE_META,      /* text -> see below */
     TABLE_CHUNKS,    /* chunk id -> place, 16 bytes */
-    TABLE_PACKS,     /* pack id -> size, count, state */
+    TABLE_PACKS,     /* pack id -> size, count, condemned */
     TABLE_SNAPSHOTS, /* seq -> chunk id, bytes_logical, name */
     TABLE_NAMES,     /* name -> seq */
     TABLE_IDS,       /* chunk id of the manifest -> seq */
@@ -62,6 +62,11 @@ static inline void index_cursor_close(MDB_cursor *cursor)
 }
 VN_AUTO_DEFINE(index_cursor, MDB_cursor *, index_cursor_close)
 
+static inline void vn_auto_index_condemned(struct index_condemned *condemned)
+{
+    index_condemned_done(condemned);
+}
+
 static inline MDB_val index_key_text(const char *text)
 {
     return (MDB_val){.mv_size = __builtin_strlen(text),
@@ -87,6 +92,28 @@ int index_get_u64(struct index *index, MDB_txn *txn, enum index_table table,
                   struct vn_err *err) VN_MUST_USE;
 int index_put_u64(struct index *index, MDB_txn *txn, enum index_table table,
                   MDB_val key, uint64_t value, struct vn_err *err) VN_MUST_USE;
+
+#define INDEX_PLACE_SIZE 16u
+
+void index_place_encode(const struct chunk_place *place,
+                        uint8_t out[INDEX_PLACE_SIZE]);
+int index_place_decode(const struct index *index, const MDB_val *value,
+                       struct chunk_place *ret, struct vn_err *err) VN_MUST_USE;
+
+int index_pack_decode(const struct index *index, const MDB_val *key,
+                      const MDB_val *value, struct index_pack *ret,
+                      struct vn_err *err) VN_MUST_USE;
+/* Write a pack's row; `flags` for mdb_put(). MDB_KEYEXIST is VN_E_CORRUPT. */
+int index_put_pack(struct index *index, MDB_txn *txn,
+                   const struct index_pack *pack, unsigned flags,
+                   struct vn_err *err) VN_MUST_USE;
+/* 1: there is none. */
+int index_get_pack(struct index *index, MDB_txn *txn, uint64_t id,
+                   struct index_pack *ret, struct vn_err *err) VN_MUST_USE;
+/* The condemned packs as the transaction sees them. */
+int index_get_condemned(struct index *index, MDB_txn *txn,
+                        struct index_condemned *ret,
+                        struct vn_err *err) VN_MUST_USE;
 
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,

@@ -99,8 +99,40 @@ static int raise_series(struct index *index, MDB_txn *txn, const char *series,
                          number, err);
 }
 
+/* Find the manifest where it lies now, whatever the index said before. */
+static int put_manifest(struct index *index, MDB_txn *txn,
+                        const struct index_pack *pack,
+                        const struct index_chunk *chunk, struct vn_err *err)
+{
+    uint8_t place[INDEX_PLACE_SIZE];
+    MDB_val key = index_key_id(&chunk->id);
+    MDB_val value = {.mv_size = sizeof(place), .mv_data = place};
+    int rc;
+
+    if (index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0)
+        return -1;
+    index_place_encode(&chunk->place, place);
+    rc = mdb_put(txn, index->tables[TABLE_CHUNKS], &key, &value, 0);
+    return rc ? index_fail(index, rc, "enter a manifest", err) : 0;
+}
+
+static int check_epoch(struct index *index, MDB_txn *txn, uint64_t epoch,
+                       struct vn_err *err)
+{
+    uint64_t now;
+
+    if (index_get_u64(index, txn, TABLE_META, index_key_text("epoch"), 0, &now,
+                      err) < 0)
+        return -1;
+    if (now != epoch)
+        return vn_fail(err, VN_E_STATE,
+                       "index '%s': packs were condemned meanwhile",
+                       index->dir);
+    return 0;
+}
+
 int index_publish(struct index *index, struct index_snapshot *snapshot,
-                  const char *series, uint64_t number,
+                  const char *series, uint64_t number, uint64_t epoch,
                   const struct index_pack *pack,
                   const struct index_chunk *chunk, struct vn_err *err)
 {
@@ -113,13 +145,13 @@ int index_publish(struct index *index, struct index_snapshot *snapshot,
         return vn_fail(err, EIO, "index '%s': publish", index->dir);
     if (index_begin(index, 0, &txn, err) < 0 ||
         check_free(index, txn, snapshot, err) < 0 ||
+        check_epoch(index, txn, epoch, err) < 0 ||
         index_get_u64(index, txn, TABLE_META, mark, 1, &seq, err) < 0 ||
         index_put_u64(index, txn, TABLE_META, mark, seq + 1, err) < 0)
         return -1;
     snapshot->seq = seq;
-    if (pack && index_add_in(index, txn, pack, 1, chunk, 1, err) < 0)
-        return -1;
-    if (put_row(index, txn, snapshot, err) < 0 ||
+    if (put_manifest(index, txn, pack, chunk, err) < 0 ||
+        put_row(index, txn, snapshot, err) < 0 ||
         index_put_u64(index, txn, TABLE_NAMES, index_key_text(snapshot->name),
                       seq, err) < 0 ||
         index_put_u64(index, txn, TABLE_IDS, index_key_id(&snapshot->id), seq,
@@ -299,30 +331,44 @@ int index_list_snapshots(struct index *index, uint64_t from, size_t max,
     return 0;
 }
 
-int index_delete_snapshot(struct index *index, const char *text,
-                          struct vn_err *err)
+static int delete_row(struct index *index, MDB_txn *txn,
+                      const struct index_snapshot *row, struct vn_err *err)
 {
-    vn_auto(index_txn) MDB_txn *txn = NULL;
-    struct index_snapshot row;
-    uint64_t space;
-    MDB_val keys[3];
     static const enum index_table tables[3] = {TABLE_SNAPSHOTS, TABLE_NAMES,
                                                TABLE_IDS};
+    uint64_t space;
+    MDB_val keys[3] = {index_key_u64(row->seq, &space),
+                       index_key_text(row->name), index_key_id(&row->id)};
 
-    if (fault_hit("store.index.delete"))
-        return vn_fail(err, EIO, "index '%s': delete", index->dir);
-    if (index_begin(index, 0, &txn, err) < 0 ||
-        find_in(index, txn, text, &row, err) < 0)
-        return -1;
-    keys[0] = index_key_u64(row.seq, &space);
-    keys[1] = index_key_text(row.name);
-    keys[2] = index_key_id(&row.id);
     for (int i = 0; i < 3; i++) {
         int rc = mdb_del(txn, index->tables[tables[i]], &keys[i], NULL);
 
+        if (i == 0 && rc == MDB_NOTFOUND)
+            return vn_fail(err, VN_E_NOT_FOUND, "there is no snapshot '%.160s'",
+                           row->name);
         if (rc && rc != MDB_NOTFOUND)
             return index_fail(index, rc, "delete a snapshot", err);
     }
+    return 0;
+}
+
+int index_delete_snapshots(struct index *index,
+                           const struct index_snapshot *rows, size_t count,
+                           const struct index_pack *pack,
+                           const struct index_chunk *tombstones,
+                           struct vn_err *err)
+{
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+
+    if (fault_hit("store.index.delete"))
+        return vn_fail(err, EIO, "index '%s': delete", index->dir);
+    if (index_begin(index, 0, &txn, err) < 0)
+        return -1;
+    for (size_t i = 0; i < count; i++)
+        if (delete_row(index, txn, &rows[i], err) < 0)
+            return -1;
+    if (index_add_in(index, txn, pack, 1, tombstones, count, err) < 0)
+        return -1;
     return index_commit(index, &txn, err);
 }
 

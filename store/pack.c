@@ -152,6 +152,25 @@ int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
     return 0;
 }
 
+int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
+                      const uint8_t *stored, struct pack_entry *ret,
+                      struct vn_err *err)
+{
+    struct pack_entry entry = *from;
+
+    assert(from->stored_size > 0 && from->stored_size <= from->raw_size);
+    if (builder_reserve(b, from->stored_size + PACK_ENTRY_SIZE, err) < 0)
+        return -1;
+    entry.offset = (uint32_t)b->size;
+    memcpy(b->data + b->size, stored, from->stored_size);
+    entry_encode(&b->directory, &entry);
+    if (buf_check(&b->directory, "a pack's directory", err) < 0)
+        return -1;
+    b->size += entry.stored_size;
+    *ret = entry;
+    return 0;
+}
+
 static void header_encode(const struct pack_builder *b, uint64_t pack_id)
 {
     vn_auto(buf) struct buf out;
@@ -223,6 +242,8 @@ size_t pack_raw_limit(unsigned kind)
         return MAP_INNER_SIZE;
     case CHUNK_MANIFEST:
         return MANIFEST_RAW_MAX;
+    case CHUNK_TOMBSTONE:
+        return PACK_TOMBSTONE_SIZE;
     default:
         return 0;
     }

@@ -19,6 +19,8 @@
 #define PACK_TARGET_SIZE (8u << 20)
 /* Most bytes in one pack; only a huge manifest makes one larger than 9 MiB. */
 #define PACK_SIZE_MAX (64u << 20)
+/* What a tombstone has raw; see tombstone.c. */
+#define PACK_TOMBSTONE_SIZE 40u
 /* Ids are 48 bits wide in the index. */
 #define PACK_ID_MAX ((1ull << 48) - 1)
 
@@ -52,6 +54,13 @@ void pack_builder_free(struct pack_builder *b); /* NULL is fine */
 int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
                      const struct ident_full *id, const void *data, size_t size,
                      struct pack_entry *ret, struct vn_err *err) VN_MUST_USE;
+/*
+ * Append a chunk as it lies in another pack: `from` is its entry there,
+ * `stored` its from->stored_size bytes. *ret as for pack_builder_add().
+ */
+int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
+                      const uint8_t *stored, struct pack_entry *ret,
+                      struct vn_err *err) VN_MUST_USE;
 size_t pack_builder_count(const struct pack_builder *b);
 /* Bytes that the finished pack would have now. */
 size_t pack_builder_size(const struct pack_builder *b);

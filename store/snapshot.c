@@ -13,6 +13,13 @@
  * re-checks that the name is free. That transaction is the commit: before it
  * the snapshot does not exist, after it it is complete and durable.
  *
+ * Commit beside gc: the maps are walked under a hold. Packs that are condemned
+ * and have chunks of the snapshot are taken back first; the transaction that
+ * publishes is valid only if no pack was condemned since the state that the
+ * walk began with, else the walk is done once more. So no snapshot is published
+ * with a chunk that gc is about to remove. (docs/formats/store.md,
+ * "Collection".)
+ *
  * Numbers: the index keeps for each series the highest number that it ever had,
  * so a number never comes back after a delete. store_next_name() reserves
  * nothing: when two commit at once one gets VN_E_EXISTS and asks again.
@@ -27,6 +34,7 @@
 #include <string.h>
 
 #define LIST_BATCH 256u
+#define COMMIT_MAX 100u /* tries, each beaten by a gc that condemns packs */
 
 /* ---- commit ----------------------------------------------------------- */
 
@@ -87,27 +95,91 @@ static int write_manifest(struct store *store, const struct ident_full *id,
     return 0;
 }
 
-static int publish(struct store *store, struct index_snapshot *snapshot,
-                   const struct ident_full *id, const char *text,
-                   struct vn_err *err)
+void store_abandon_pack(struct store *store, uint64_t pack_id)
+{
+    struct vn_err why = VN_ERR_INIT;
+    struct index_pack pack;
+
+    if (index_find_pack(store->index, pack_id, &pack, &why) < 0 &&
+        why.code == VN_E_NOT_FOUND &&
+        engine_remove(store->engine, &pack_id, 1, &why) < 0)
+        why.code = 0; /* an orphan for gc */
+}
+
+/* A snapshot on its way. */
+struct commit {
+    struct store *store;
+    const json_t *manifest;
+    const char *text; /* as it is stored */
+    struct ident_full id;
+    struct index_snapshot row;
+    bool written; /* the manifest is durable: */
+    struct index_pack pack;
+    struct index_chunk chunk;
+};
+
+/* Check that every chunk is there to stay. *ret_epoch: since when that holds.
+ */
+static int check_chunks(const struct commit *c, uint64_t *ret_epoch,
+                        struct vn_err *err)
+{
+    struct index_condemned condemned;
+    struct index_state state;
+    int result;
+
+    if (index_read_state(c->store->index, &state, &condemned, err) < 0)
+        return -1;
+    result = gc_rescue(c->store, c->manifest, &condemned, err);
+    index_condemned_done(&condemned);
+    if (result < 0 || check_maps(c->store, c->manifest, err) < 0)
+        return -1;
+    /* What was missing has come meanwhile: look again from the start. */
+    if (result > 0)
+        return vn_fail(err, VN_E_STATE, "its chunks come and go");
+    *ret_epoch = state.epoch;
+    return 0;
+}
+
+/* Once more where gc has condemned packs in between. */
+static int check_and_publish(struct commit *c, struct vn_err *err)
 {
     char series[STORE_NAME_MAX + 1];
-    struct chunk_place place;
-    struct index_chunk chunk;
-    struct index_pack pack;
     uint64_t number = 0;
-    bool numbered = manifest_split_name(snapshot->name, series, &number);
-    bool known;
+    bool numbered = manifest_split_name(c->row.name, series, &number);
+    uint64_t epoch;
 
-    if (index_find(store->index, &snapshot->id, 1, &place, err) < 0)
+    for (unsigned i = 0; i < COMMIT_MAX; i++) {
+        if (check_chunks(c, &epoch, err) < 0) {
+            if (err->code == VN_E_STATE)
+                continue;
+            return -1;
+        }
+        if (!c->written &&
+            write_manifest(c->store, &c->id, c->text, strlen(c->text), &c->pack,
+                           &c->chunk, err) < 0)
+            return -1;
+        c->written = true;
+        if (index_publish(c->store->index, &c->row, numbered ? series : NULL,
+                          number, epoch, &c->pack, &c->chunk, err) == 0)
+            return 0;
+        if (err->code != VN_E_STATE)
+            return -1;
+    }
+    return vn_wrap(err, "tried %u times", COMMIT_MAX);
+}
+
+static int publish(struct commit *c, struct vn_err *err)
+{
+    vn_auto(store_hold) struct store_hold *hold = NULL;
+
+    hold = store_hold_open(c->store, err);
+    if (!hold)
         return -1;
-    known = place.stored_size > 0; /* deleted, and committed once more */
-    if (!known &&
-        write_manifest(store, id, text, strlen(text), &pack, &chunk, err) < 0)
-        return -1;
-    return index_publish(store->index, snapshot, numbered ? series : NULL,
-                         number, known ? NULL : &pack, known ? NULL : &chunk,
-                         err);
+    if (check_and_publish(c, err) == 0)
+        return 0;
+    if (c->written)
+        store_abandon_pack(c->store, c->pack.id);
+    return -1;
 }
 
 static int check_name_free(struct store *store, const char *name,
@@ -126,9 +198,8 @@ static int check_name_free(struct store *store, const char *name,
 int store_commit(struct store *store, json_t *manifest, struct vn_err *err)
 {
     vn_auto(free) char *text = NULL;
-    struct index_snapshot snapshot = {0};
+    struct commit c = {.store = store, .manifest = manifest};
     char hex[2 * STORE_ID_SIZE + 1];
-    struct ident_full id;
     const char *name;
 
     if (manifest_check(manifest, err) < 0 ||
@@ -138,21 +209,19 @@ int store_commit(struct store *store, json_t *manifest, struct vn_err *err)
         return -1;
     if (fault_hit("store.commit.check"))
         return vn_fail(err, EIO, "commit of '%s'", name);
-    if (check_maps(store, manifest, err) < 0)
-        return vn_wrap(err, "commit of '%s'", name);
-    text = stored_text(manifest);
+    c.text = text = stored_text(manifest);
     if (strlen(text) > pack_raw_limit(CHUNK_MANIFEST))
         return vn_fail(err, VN_E_LIMIT,
                        "the manifest of '%s' has %zu bytes, at most %zu are "
                        "allowed",
                        name, strlen(text), pack_raw_limit(CHUNK_MANIFEST));
-    ident_chunk(&store->ident, CHUNK_MANIFEST, text, strlen(text), &id);
-    snapshot.id = ident_short(&id);
-    snapshot.bytes_logical = manifest_bytes(manifest);
-    snprintf(snapshot.name, sizeof(snapshot.name), "%s", name);
-    if (publish(store, &snapshot, &id, text, err) < 0)
-        return vn_wrap(err, "commit of '%s'", snapshot.name);
-    io_hex(snapshot.id.bytes, STORE_ID_SIZE, hex);
+    ident_chunk(&store->ident, CHUNK_MANIFEST, text, strlen(text), &c.id);
+    c.row.id = ident_short(&c.id);
+    c.row.bytes_logical = manifest_bytes(manifest);
+    snprintf(c.row.name, sizeof(c.row.name), "%s", name);
+    if (publish(&c, err) < 0)
+        return vn_wrap(err, "commit of '%s'", c.row.name);
+    io_hex(c.row.id.bytes, STORE_ID_SIZE, hex);
     json_object_set_new(manifest, "id", json_string(hex));
     return 0;
 }
@@ -250,6 +319,17 @@ static json_t *damaged_manifest(const struct index_snapshot *row,
     return manifest;
 }
 
+bool snapshot_was_deleted(struct store *store, const struct index_snapshot *row)
+{
+    struct vn_err ignored = VN_ERR_INIT;
+    struct index_snapshot now;
+    size_t count;
+
+    return index_list_snapshots(store->index, row->seq, 1, &now, &count,
+                                &ignored) == 0 &&
+           (count == 0 || now.seq != row->seq);
+}
+
 json_t *store_list(struct store *store, struct vn_err *err)
 {
     vn_auto(free) struct index_snapshot *rows =
@@ -266,9 +346,11 @@ json_t *store_list(struct store *store, struct vn_err *err)
             struct vn_err why = VN_ERR_INIT;
             json_t *manifest = snapshot_load(store, &rows[i], &why);
 
+            from = rows[i].seq + 1;
+            if (!manifest && snapshot_was_deleted(store, &rows[i]))
+                continue;
             json_array_append_new(
                 list, manifest ? manifest : damaged_manifest(&rows[i], &why));
-            from = rows[i].seq + 1;
         }
     } while (count == LIST_BATCH);
     return vn_steal(&list);
@@ -276,5 +358,10 @@ json_t *store_list(struct store *store, struct vn_err *err)
 
 int store_delete(struct store *store, const char *snapshot, struct vn_err *err)
 {
-    return index_delete_snapshot(store->index, snapshot, err);
+    vn_auto(store_hold) struct store_hold *hold = store_hold_open(store, err);
+    struct index_snapshot row;
+
+    if (!hold || index_find_snapshot(store->index, snapshot, &row, err) < 0)
+        return -1;
+    return snapshot_delete_rows(store, &row, 1, err);
 }

@@ -169,7 +169,8 @@ int manifest_check(const json_t *manifest, struct vn_err *err) VN_MUST_USE;
  * Publish: sets "id", checks the manifest and that every object's map is
  * complete in the store (every chunk it needs is in the index), then commits.
  * VN_E_EXISTS when the name is taken. When it returns 0 the snapshot is
- * durable. All writers that put its objects must have been flushed.
+ * durable. All writers that put its objects must have been flushed; one of
+ * them is kept until here, or a hold, lest gc removes what they put.
  */
 int store_commit(struct store *store, json_t *manifest,
                  struct vn_err *err) VN_MUST_USE;
@@ -190,9 +191,57 @@ json_t *store_load_latest(struct store *store, const char *series,
 /* An array of manifests, oldest first. One that cannot be read is shown with
  * the kind "damaged", without objects, and why in "meta"."damage". */
 json_t *store_list(struct store *store, struct vn_err *err) VN_MUST_USE;
-/* Remove a snapshot's name; its chunks stay until gc. */
+/*
+ * Delete a snapshot; what only it needed stays until gc. A tombstone in a pack
+ * keeps it deleted should the index be rebuilt from packs. Durable when it
+ * returns 0.
+ */
 int store_delete(struct store *store, const char *snapshot,
                  struct vn_err *err) VN_MUST_USE;
+
+/* ---- retention -------------------------------------------------------- */
+
+/* How many snapshots of a series to keep by each rule; 0: the rule keeps
+ * nothing. See store/retention.h. */
+struct store_keep {
+    unsigned last;
+    unsigned hourly;
+    unsigned daily;
+    unsigned weekly;
+    unsigned monthly;
+};
+
+/*
+ * Delete the snapshots "SERIES@N" that no rule keeps, all of them in one
+ * transaction. Yields an array, newest first: {"name", "id", "created",
+ * "keep": bool, "reasons": [...]}; caller decrefs. Snapshots whose manifest
+ * cannot be read, or has no time, are kept ("unknown"). With dry_run nothing is
+ * deleted. VN_E_FORMAT: not a series' name; VN_E_NOT_FOUND: it has no
+ * snapshots.
+ */
+json_t *store_prune(struct store *store, const char *series,
+                    const struct store_keep *keep, bool dry_run,
+                    struct vn_err *err) VN_MUST_USE;
+
+/* ---- holds ------------------------------------------------------------ */
+
+/*
+ * While a hold is open gc removes nothing that the store had when it was
+ * opened and that was not given up before, nothing that is put later, and
+ * nothing of snapshots that are deleted meanwhile. Every writer has one.
+ *
+ * Who lets others put a snapshot's objects and commits it himself takes a hold
+ * before the first of them opens a writer, and keeps it until the commit is
+ * done: their writers are gone by then. Who reads a snapshot for long, and
+ * wants to end even if it is deleted, takes one before store_load().
+ *
+ * Opening takes well under a millisecond and waits for nobody. A hold ends with
+ * its process at the latest. gc waits for holds: do not keep one for nothing.
+ */
+struct store_hold;
+struct store_hold *store_hold_open(struct store *store,
+                                   struct vn_err *err) VN_MUST_USE;
+void store_hold_close(struct store_hold *hold); /* NULL is fine */
 
 /* ---- care ------------------------------------------------------------- */
 
@@ -209,7 +258,7 @@ int store_stats(struct store *store, struct store_stats *ret,
 
 /* Called for each finding: one sentence that names pack, chunk, snapshot. */
 typedef void store_finding_fn(void *context, const char *sentence);
-/* Called now and then while verify runs: work done of work total, in bytes. */
+/* Called now and then: work done of work total; for verify in bytes. */
 typedef void store_progress_fn(void *context, uint64_t done, uint64_t total);
 
 struct store_verify_opts {
@@ -226,7 +275,51 @@ struct store_verify_opts {
 int store_verify(struct store *store, const struct store_verify_opts *opts,
                  uint64_t *ret_findings, struct vn_err *err) VN_MUST_USE;
 
+struct store_gc_opts {
+    bool dry_run; /* find out, change nothing */
+    /* Rewrite a pack when at least this share of its chunks' bytes is dead, 1
+     * to 100. 100: remove packs that are wholly dead, rewrite none. */
+    unsigned threshold_percent;
+    /* How long to wait for those who work with what is to be removed, and for
+     * another gc or a verify to end. What cannot be removed then is left to
+     * the next gc. */
+    uint64_t wait_ms;
+    store_progress_fn *progress; /* may be NULL */
+    void *context;
+};
+
+#define STORE_GC_THRESHOLD 50u /* percent, what the command takes */
+
+struct store_gc_counts {
+    uint64_t snapshots;       /* that were looked at */
+    uint64_t chunks;          /* in the index before */
+    uint64_t chunks_live;     /* of these, needed by snapshots */
+    uint64_t chunks_removed;  /* from the index */
+    uint64_t packs_removed;   /* all of the following that were packs */
+    uint64_t packs_rewritten; /* their live chunks moved to new packs */
+    uint64_t packs_new;       /* written for that */
+    uint64_t orphans_removed; /* packs and leftovers of writers that died */
+    uint64_t packs_waiting;   /* to be removed by a later gc: still in use */
+    uint64_t packs_damaged;   /* that should be rewritten and cannot be read */
+    uint64_t bytes_removed;   /* of packs and orphans */
+    uint64_t bytes_written;   /* of new packs */
+    uint64_t holder;          /* a process id that is waited for, or 0 */
+};
+
+/*
+ * Remove what no snapshot needs and give its space back to the file system.
+ * Beside writers, readers and commits of any process; one gc at a time, and
+ * not beside a verify of the whole store. May be killed at any moment: the
+ * store is sound and the next gc goes on. With dry_run the counts say what
+ * would be done. After a failure *ret holds what was done until then.
+ * VN_E_STATE: another gc or verify runs. VN_E_CORRUPT: a snapshot cannot be
+ * read, so it is not known what it needs; nothing was removed.
+ */
+int store_gc(struct store *store, const struct store_gc_opts *opts,
+             struct store_gc_counts *ret, struct vn_err *err) VN_MUST_USE;
+
 VN_AUTO_DEFINE(store, struct store *, store_close)
+VN_AUTO_DEFINE(store_hold, struct store_hold *, store_hold_close)
 VN_AUTO_DEFINE(store_writer, struct store_writer *, store_writer_free)
 VN_AUTO_DEFINE(image_writer, struct image_writer *, image_writer_free)
 VN_AUTO_DEFINE(image_reader, struct image_reader *, image_reader_free)

@@ -62,9 +62,104 @@ int store_put_pack(struct store *store, struct pack_builder *builder,
                    uint64_t pack_id, struct index_pack *ret,
                    struct vn_err *err) VN_MUST_USE;
 
+/* ---- hold.c ----------------------------------------------------------- */
+
+/*
+ * What a hold knows beyond being one (store.h): the packs that were condemned
+ * when it began. Their chunks are absent for whoever works under it. A hold is
+ * used by one thread at a time.
+ */
+struct store_hold {
+    struct store *store;
+    struct engine_hold *entry;
+    struct index_state begun;
+    struct index_condemned condemned;
+    /* Roots of snapshots, newest first, as far as they were needed. */
+    struct index_snapshot *rows; /* NULL: not listed yet */
+    size_t rows_left;
+    struct chunk_id *roots;
+    size_t root_count;
+    size_t root_capacity;
+};
+
+/* Does a look-up under the hold count as found? */
+static inline bool store_hold_sees(const struct store_hold *hold,
+                                   const struct chunk_place *place)
+{
+    return place->stored_size > 0 &&
+           !index_condemned_has(&hold->condemned, place->pack_id);
+}
+
+/*
+ * May all chunks below this root be referred to without looking each up? Only
+ * then may an image take over parts of it. False when it cannot be told.
+ */
+bool store_hold_covers(struct store_hold *hold, const struct map_root *root);
+
+/* ---- tombstone.c ------------------------------------------------------ */
+
+struct tombstone {
+    struct chunk_id manifest; /* of the snapshot that was deleted */
+    uint64_t pack_id;         /* where that manifest lay, or 0 */
+    uint64_t seq;             /* the snapshot's; makes the tombstone unique */
+};
+
+void tombstone_encode(const struct tombstone *t,
+                      uint8_t out[PACK_TOMBSTONE_SIZE]);
+int tombstone_decode(const uint8_t *data, size_t size, struct tombstone *ret,
+                     struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Delete snapshots, all or none: their tombstones become durable in a pack
+ * first, then one transaction takes their rows away. The caller has a hold.
+ */
+int snapshot_delete_rows(struct store *store, const struct index_snapshot *rows,
+                         size_t count, struct vn_err *err) VN_MUST_USE;
+
+/* ---- gc.c -------------------------------------------------------------- */
+
+/* engine_lock(), waiting so long for others to end. A gc takes it exclusively,
+ * who wants no gc meanwhile takes it shared. */
+struct engine_lock *store_lock(struct store *store, bool exclusive,
+                               uint64_t wait_ms,
+                               struct vn_err *err) VN_MUST_USE;
+
+/* ---- gc_walk.c -------------------------------------------------------- */
+
+/* Called with ids of chunks that are needed: one node, or the pages of one
+ * leaf, in their order, some perhaps repeated. At most MAP_FANOUT. */
+typedef int gc_visit_fn(void *context, const struct chunk_id *ids, size_t count,
+                        struct vn_err *err);
+
+/* A walk over everything that snapshots need; a node is entered once. */
+struct gc_walk {
+    struct store *store;
+    gc_visit_fn *visit;
+    void *context;
+    struct chunk_id *seen; /* open addressing; zero: free */
+    size_t seen_size;      /* a power of two, or 0 */
+    size_t seen_count;
+};
+
+void gc_walk_done(struct gc_walk *walk);
+/* Everything below the objects of a manifest. VN_E_CORRUPT names the object
+ * whose map cannot be read. */
+int gc_walk_manifest(struct gc_walk *walk, const json_t *manifest,
+                     struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Take back from the condemned those packs in which the manifest's chunks lie.
+ * `condemned` as index_read_state() gave it. 1: a map is not complete, so that
+ * cannot be told, and nothing was done.
+ */
+int gc_rescue(struct store *store, const json_t *manifest,
+              const struct index_condemned *condemned,
+              struct vn_err *err) VN_MUST_USE;
+
 /* ---- writer.c --------------------------------------------------------- */
 
 struct store *store_writer_store(const struct store_writer *writer);
+struct store_hold *store_writer_hold(struct store_writer *writer);
 
 /*
  * Store the chunks that are not known yet: `count` of one kind, `size` bytes
@@ -107,7 +202,16 @@ int manifest_parse_root(const json_t *object, struct map_root *ret,
 
 #define MANIFEST_NUMBER_MAX 999999999u /* of a snapshot in its series */
 
-/* ---- snapshot.c ------------------------------------------------------- */
+/* ---- snapshot.c -------------------------------------------------------- */
+
+/* Remove a pack that was put, unless the index has come to know it. What does
+ * not work is left to gc. */
+void store_abandon_pack(struct store *store, uint64_t pack_id);
+
+/* Is the snapshot gone since its row was read? False where that cannot be
+ * told. */
+bool snapshot_was_deleted(struct store *store,
+                          const struct index_snapshot *row);
 
 /* The manifest of a row of the index, checked. Caller decrefs. */
 json_t *snapshot_load(struct store *store, const struct index_snapshot *row,

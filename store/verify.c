@@ -17,7 +17,9 @@
  * killed writer leaves, are garbage and not looked for.
  *
  * Others may write meanwhile: rows appear only together with their pack, so a
- * pack that pass 1 did not see is new, and its rows are left alone.
+ * pack that pass 1 did not see is new, and its rows are left alone. gc would
+ * move and remove packs, so the whole store is verified under the engine's
+ * lock.
  *
  * Memory: 32 bytes a pack, 32 bytes a map node (16 MiB for 1 TiB of images),
  * the largest pack.
@@ -31,6 +33,7 @@
 
 #define LIST_BATCH     256u
 #define SET_FIRST_SIZE 1024u
+#define LOCK_WAIT_MS   60000u /* for a gc to end */
 
 /* ---- helpers ---------------------------------------------------------- */
 
@@ -176,14 +179,18 @@ static int verify_one(struct verify *v, struct vn_err *err)
 
 static int verify_all(struct verify *v, struct vn_err *err)
 {
+    struct engine_lock *lock = store_lock(v->store, false, LOCK_WAIT_MS, err);
     struct store_stats stats;
+    int result = -1;
 
-    if (store_stats(v->store, &stats, err) < 0)
+    if (!lock)
         return -1;
-    v->total = stats.bytes_packs;
-    if (verify_packs(v, err) < 0)
-        return -1;
-    return verify_snapshots(v, err);
+    if (store_stats(v->store, &stats, err) == 0) {
+        v->total = stats.bytes_packs;
+        result = verify_packs(v, err) < 0 ? -1 : verify_snapshots(v, err);
+    }
+    engine_unlock(lock);
+    return result;
 }
 
 int store_verify(struct store *store, const struct store_verify_opts *opts,

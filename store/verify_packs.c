@@ -65,10 +65,9 @@ static void check_chunk(struct verify *v, struct verify_pack *pack,
     char hex[HEX_SPACE];
 
     io_hex(id.bytes, STORE_ID_SIZE, hex);
-    if (place->stored_size == 0)
-        verify_found(v, "chunk %s in pack %012llx is not in the index", hex,
-                     (unsigned long long)pack->id);
-    else if (place_is(place, pack->id, entry))
+    /* A chunk that the index has not is dead weight, such as gc leaves of a
+     * second copy; one that a snapshot needs is missed in pass 3. */
+    if (place->stored_size > 0 && place_is(place, pack->id, entry))
         pack->matched++;
     if (chunk_check(v->store, entry, stored, out, &why) == 0)
         return;

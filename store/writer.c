@@ -24,6 +24,10 @@
  *
  * Two writers may store one chunk at the same time; the index keeps the first
  * place, the second copy is dead weight until gc.
+ *
+ * A writer has a hold (hold.c) from beginning to end: what it found known, or
+ * put, gc leaves alone. Chunks in packs that were condemned when it began are
+ * not known to it: they are stored again, and the index takes the new place.
  */
 
 #include <assert.h>
@@ -39,6 +43,7 @@
 
 struct store_writer {
     struct store *store;
+    struct store_hold *hold;
     struct pack_builder *builder;
     struct store_counts counts;
 
@@ -59,10 +64,14 @@ struct store_writer {
 
 struct store_writer *store_writer_open(struct store *store, struct vn_err *err)
 {
-    struct store_writer *writer = vn_alloc(sizeof(*writer));
+    struct store_hold *hold = store_hold_open(store, err);
+    struct store_writer *writer;
 
-    (void)err;
+    if (!hold)
+        return NULL;
+    writer = vn_alloc(sizeof(*writer));
     writer->store = store;
+    writer->hold = hold;
     writer->builder = pack_builder_new(store->config.store_id);
     writer->table_size = TABLE_FIRST;
     writer->table = vn_alloc(TABLE_FIRST * sizeof(*writer->table));
@@ -77,7 +86,13 @@ void store_writer_free(struct store_writer *writer)
     free(writer->pending);
     free(writer->table);
     free(writer->packs);
+    store_hold_close(writer->hold);
     free(writer);
+}
+
+struct store_hold *store_writer_hold(struct store_writer *writer)
+{
+    return writer->hold;
 }
 
 struct store *store_writer_store(const struct store_writer *writer)
@@ -291,7 +306,8 @@ static int by_candidate(const void *a, const void *b)
                             &((const struct candidate *)b)->id);
 }
 
-/* Which of the chunks does the index not have? Sets missing[number]. */
+/* Which of the chunks does the index not have, as far as the writer may refer
+ * to them? Sets missing[number]. */
 static int find_missing(struct store_writer *writer,
                         const struct ident_full *ids, size_t count,
                         bool *missing, struct vn_err *err)
@@ -315,7 +331,8 @@ static int find_missing(struct store_writer *writer,
     if (index_find(writer->store->index, sorted, n, places, err) < 0)
         return -1;
     for (size_t i = 0; i < n; i++)
-        missing[candidates[i].number] = places[i].stored_size == 0;
+        missing[candidates[i].number] =
+            !store_hold_sees(writer->hold, &places[i]);
     return 0;
 }
 

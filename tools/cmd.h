@@ -38,6 +38,8 @@ cmd_run_fn cmd_get;
 cmd_run_fn cmd_list;
 cmd_run_fn cmd_show;
 cmd_run_fn cmd_delete;
+cmd_run_fn cmd_prune;
+cmd_run_fn cmd_gc;
 cmd_run_fn cmd_verify;
 cmd_run_fn cmd_stats;
 cmd_run_fn cmd_export;
@@ -82,6 +84,11 @@ struct store *cmd_open_store(const struct cmd_common *common,
  * is a usage error.
  */
 void cmd_take_arg(struct argp_state *state, char *arg, const char **slot);
+
+/* For a parser: the number that `option` was given; another text, or a number
+ * out of range, is a usage error. */
+unsigned cmd_parse_number(struct argp_state *state, const char *option,
+                          const char *arg, unsigned min, unsigned max);
 
 /* {"read", "zero", "unchanged", "known", "new", "stored"} in bytes. */
 json_t *cmd_counts_json(const struct store_counts *counts);

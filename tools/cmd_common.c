@@ -117,6 +117,21 @@ void cmd_take_arg(struct argp_state *state, char *arg, const char **slot)
     *slot = arg;
 }
 
+unsigned cmd_parse_number(struct argp_state *state, const char *option,
+                          const char *arg, unsigned min, unsigned max)
+{
+    unsigned long long number;
+    char *end;
+
+    errno = 0;
+    number = strtoull(arg, &end, 10);
+    if (*arg < '0' || *arg > '9' || *end || errno || number < min ||
+        number > max)
+        argp_error(state, "%s: '%s' is not a number from %u to %u", option, arg,
+                   min, max);
+    return (unsigned)number;
+}
+
 json_t *cmd_counts_json(const struct store_counts *c)
 {
     json_t *bytes = json_object();

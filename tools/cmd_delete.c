@@ -11,7 +11,7 @@ int cmd_delete(int argc, char **argv, struct vn_err *err)
 
     cmd_simple_parse(&args, "SNAP",
                      "Remove a snapshot. What only it used stays on disk until"
-                     " it is collected.",
+                     " gc removes it.",
                      children, argc, argv);
     store = cmd_open_store(&args.common, err);
     if (!store || store_delete(store, args.arg, err) < 0)

@@ -43,7 +43,9 @@ static const char *only_vm(const json_t *manifest, const char *snapshot,
 int export_xl(struct store *store, const char *snapshot, const char *vm, int fd,
               store_progress_fn *progress, void *context, struct vn_err *err)
 {
-    vn_auto(json) json_t *manifest = store_load(store, snapshot, err);
+    vn_auto(store_hold) struct store_hold *hold = store_hold_open(store, err);
+    vn_auto(json) json_t *manifest =
+        hold ? store_load(store, snapshot, err) : NULL;
     vn_auto(xen_stream_source) struct xen_stream_source *source = NULL;
 
     if (!manifest)

@@ -252,6 +252,7 @@ int cmd_get(int argc, char **argv, struct vn_err *err)
         .children = children,
     };
     vn_auto(store) struct store *store = NULL;
+    vn_auto(store_hold) struct store_hold *hold = NULL;
     vn_auto(json) json_t *manifest = NULL;
     vn_auto(close) int root = -1;
     vn_auto(free) uint8_t *block = NULL;
@@ -260,7 +261,8 @@ int cmd_get(int argc, char **argv, struct vn_err *err)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     get.store = store = cmd_open_store(&args.common, err);
-    manifest = store ? store_load(store, args.snapshot, err) : NULL;
+    hold = store ? store_hold_open(store, err) : NULL;
+    manifest = hold ? store_load(store, args.snapshot, err) : NULL;
     if (!manifest)
         return -1;
     if (mkdir(args.output, 0777) < 0 && errno != EEXIST)

@@ -115,8 +115,11 @@ static int run(struct opts *opts, json_t **ret_report, struct vn_err *err)
 {
     vn_auto(vne) struct vne *hosts = NULL;
     vn_auto(store) struct store *store = cmd_open_store(&opts->common, err);
+    /* For the agents too, until all VMs are loaded. */
+    vn_auto(store_hold) struct store_hold *hold =
+        store ? store_hold_open(store, err) : NULL;
     vn_auto(json) json_t *manifest =
-        store ? store_load(store, opts->snapshot, err) : NULL;
+        hold ? store_load(store, opts->snapshot, err) : NULL;
     vn_auto(free) char *what = vn_format("restore of %s", opts->snapshot);
     struct cmd_phrase phrase;
     int rc;

@@ -30,6 +30,8 @@ static const struct command commands[] = {
     {"list", "list the snapshots of a store", cmd_list},
     {"show", "show one snapshot", cmd_show},
     {"delete", "remove a snapshot", cmd_delete},
+    {"prune", "delete old snapshots of a series by rules", cmd_prune},
+    {"gc", "free the space of what no snapshot needs", cmd_gc},
     {"export", "write a snapshot as a tar", cmd_export},
     {"import", "read a snapshot from a tar", cmd_import},
     {"verify", "re-read and check a store or a snapshot", cmd_verify},

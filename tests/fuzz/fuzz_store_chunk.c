@@ -1,8 +1,7 @@
 /* The stored form of a chunk: kind and codec from two bytes, then a node of
- * a map from what it decodes to. */
+ * a map, or a tombstone, from what it decodes to. */
 
-#include "store/map_node.h"
-#include "store/pack.h"
+#include "store/store_internal.h"
 
 #include <stdlib.h>
 
@@ -11,6 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct vn_err err = VN_ERR_INIT;
+    struct tombstone tombstone;
     struct map_node *node;
     uint8_t *out;
     size_t limit;
@@ -28,6 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
         for (unsigned height = 0; height < MAP_HEIGHTS_MAX; height++)
             (void)!map_node_decode(out, raw, height, node, &err);
+        (void)!tombstone_decode(out, raw, &tombstone, &err);
     }
     free(node);
     free(out);

@@ -80,6 +80,55 @@ static void test_reads_a_whole_store(void **state)
     assert_memory_equal(got, data, size);
 }
 
+/* The script's last line names so many manifests. */
+static void assert_manifests(struct store_fixture *f, unsigned count)
+{
+    vn_auto(free) char *path = vn_format("'%s'", f->path);
+    vn_auto(free) char *out = vn_format("%s/out", f->dir);
+    vn_auto(free) char *wanted =
+        vn_format(" chunks, %u manifests, 0 findings", count);
+    char line[256] = "";
+    FILE *file;
+
+    assert_int_equal(run(f, path), 0);
+    file = fopen(out, "r");
+    assert_non_null(fgets(line, sizeof(line), file));
+    fclose(file);
+    if (!strstr(line, wanted))
+        fail_msg("'%s', not '%s'", line, wanted);
+}
+
+/* Deleted snapshots stay deleted for who reads packs alone; the same one
+ * committed once more is there again. */
+static void test_tombstones(void **state)
+{
+    const struct store_gc_opts opts = {.threshold_percent = 50};
+    struct store_fixture *f = *state;
+    struct vn_err err = VN_ERR_INIT;
+    struct store_gc_counts counts;
+    json_t *manifest;
+
+    if (!find_script())
+        skip();
+    manifest = store_load(f->store, "lab@1", &err);
+    assert_made(manifest, &err);
+    json_object_set_new(manifest, "name", json_string("lab@2"));
+    assert_ok(store_commit(f->store, manifest, &err), &err);
+    assert_manifests(f, 2);
+    assert_ok(store_delete(f->store, "lab@2", &err), &err);
+    assert_manifests(f, 1);
+    assert_ok(store_commit(f->store, manifest, &err), &err);
+    assert_manifests(f, 2);
+    assert_ok(store_gc(f->store, &opts, &counts, &err), &err);
+    assert_manifests(f, 2);
+    assert_ok(store_delete(f->store, "lab@1", &err), &err);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_manifests(f, 1);
+        assert_ok(store_gc(f->store, &opts, &counts, &err), &err);
+    }
+    json_decref(manifest);
+}
+
 static void test_finds_damage(void **state)
 {
     struct store_fixture *f = *state;
@@ -105,6 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH_STORE(test_reads_a_whole_store),
+        WITH_STORE(test_tombstones),
         WITH_STORE(test_finds_damage),
     };
 

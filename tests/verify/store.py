@@ -9,7 +9,7 @@ out below. The index (LMDB) is not read: packs describe themselves.
     store.py --quick STORE             the same without hashing contents
     store.py --cat STORE SNAP OBJECT   write an object's bytes to stdout
 
-Snapshots that were deleted are seen too, as long as their packs are there.
+Snapshots for which there is a tombstone are left out.
 Exit status: 0 all well, 1 findings (printed), 2 it could not go on.
 """
 
@@ -289,10 +289,11 @@ def lz4_decode(data, limit):
 
 # ---- packs -----------------------------------------------------------------
 
-PAGE, LEAF, INNER, MANIFEST = 1, 2, 3, 4
-KINDS = {PAGE: "page", LEAF: "leaf", INNER: "inner", MANIFEST: "manifest"}
+PAGE, LEAF, INNER, MANIFEST, TOMBSTONE = 1, 2, 3, 4, 5
+KINDS = {PAGE: "page", LEAF: "leaf", INNER: "inner", MANIFEST: "manifest",
+         TOMBSTONE: "tombstone"}
 RAW_MAX = {PAGE: 4096, LEAF: 8 + 512 * 32, INNER: 8 + 512 * 16,
-           MANIFEST: 32 << 20}
+           MANIFEST: 32 << 20, TOMBSTONE: 40}
 HEADER, ENTRY, FOOTER = 64, 48, 80
 
 
@@ -344,6 +345,8 @@ class Store:
         self.findings = 0
         self.chunks = {}
         self.manifests = []
+        self.written = {}  # manifest: highest number of a pack with it
+        self.deleted = {}  # manifest: highest number of a tombstone's pack
         self.packs = 0
         with open(os.path.join(path, "config.json"), encoding="ascii") as f:
             config = json.load(f)
@@ -362,6 +365,8 @@ class Store:
     def load(self):
         top = os.path.join(self.path, "packs")
         for folder in sorted(os.listdir(top)):
+            if not os.path.isdir(os.path.join(top, folder)):
+                continue
             for name in sorted(os.listdir(os.path.join(top, folder))):
                 if not name.endswith(".pack"):
                     continue
@@ -369,6 +374,9 @@ class Store:
                 if int(folder, 16) != number >> 12:
                     self.found("pack %s is in folder %s" % (name, folder))
                 self.load_pack(os.path.join(top, folder, name), number)
+        # A tombstone deletes its manifest in all packs of lower number.
+        self.manifests = [short for short, number in self.written.items()
+                          if number > self.deleted.get(short, -1)]
 
     def load_pack(self, path, number):
         with open(path, "rb") as f:
@@ -391,7 +399,17 @@ class Store:
                     continue
             self.chunks.setdefault((kind, short), place)
             if kind == MANIFEST:
-                self.manifests.append(short)
+                self.written[short] = max(number, self.written.get(short, 0))
+            if kind == TOMBSTONE:
+                self.bury(place, data[start:start + stored], number)
+
+    def bury(self, place, stored, number):
+        content = self.decode(TOMBSTONE, place, stored)
+        if len(content) != 40 or content[:8] != b"VNTS" + bytes(4):
+            self.found("pack %012x: a tombstone of another form" % number)
+            return
+        short = content[8:24]
+        self.deleted[short] = max(number, self.deleted.get(short, -1))
 
     def decode(self, kind, place, stored):
         codec, raw, full = place[3:]

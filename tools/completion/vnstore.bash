@@ -27,7 +27,7 @@ _vnstore()
     local current=${COMP_WORDS[COMP_CWORD]}
     local previous=${COMP_WORDS[COMP_CWORD - 1]}
     local commands="init up down snapshot restore put get list show delete
-        export import verify stats doctor"
+        prune gc export import verify stats doctor"
     local common="--help --usage --version"
     local progress="--quiet --progress-fd"
     local command="" options="" i skip=
@@ -62,7 +62,8 @@ _vnstore()
             return
         fi
         ;;
-    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm)
+    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
+        --threshold | --wait | --keep-*)
         return
         ;;
     esac
@@ -82,6 +83,14 @@ _vnstore()
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
     delete) options="--store $common" ;;
+    prune)
+        options="--store --keep-last --keep-hourly --keep-daily --keep-weekly
+            --keep-monthly --dry-run --json $common"
+        ;;
+    gc)
+        options="--store --dry-run --threshold --wait --json $progress
+            $common"
+        ;;
     verify) options="--store --json $progress $common" ;;
     export) options="--store --output --format --vm $progress $common" ;;
     import) options="--store --name $progress $common" ;;
@@ -94,6 +103,11 @@ _vnstore()
     case $command in
     get | show | delete | verify | export | restore)
         mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
+            "$current")
+        ;;
+    prune)
+        mapfile -t COMPREPLY < <(compgen -W \
+            "$(_vnstore_snapshots | sed -n 's/@[0-9]*$//p' | sort -u)" -- \
             "$current")
         ;;
     init | put | import | up | down | snapshot)

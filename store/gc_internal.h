@@ -1,0 +1,73 @@
+#ifndef STORE_GC_INTERNAL_H
+#define STORE_GC_INTERNAL_H
+
+/* Shared by gc.c, gc_scan.c, gc_rewrite.c and gc_sweep.c only. */
+
+#include "store/gc_marks.h"
+#include "store/store_internal.h"
+
+/* What gc learnt about a pack. */
+struct gc_pack {
+    uint64_t id;
+    uint64_t size; /* bytes */
+    uint64_t live_bytes;
+    uint32_t count;     /* chunks in it, also those that the index has not */
+    uint32_t rows;      /* chunks that the index places in it */
+    uint32_t live;      /* of these, needed */
+    uint32_t condemned; /* epoch, or 0 */
+    bool rewrite;       /* its live chunks are to be moved */
+    bool remove;        /* nothing in it is needed */
+};
+
+struct gc {
+    struct store *store;
+    const struct store_gc_opts *opts;
+    struct store_gc_counts counts;
+    struct gc_walk walk;
+    struct gc_marks *marks;
+    /* Packs with lower numbers have no writer any more that could enter or
+     * refer to them as his own. */
+    uint64_t fence;
+    uint64_t next_seq;     /* snapshots of lower seq were walked */
+    struct gc_pack *packs; /* by rising id */
+    size_t pack_count;
+};
+
+/* The pack of that number; NULL: gc has not seen it. */
+struct gc_pack *gc_pack_of(struct gc *gc, uint64_t pack_id);
+/* Say how far it is: `done` of `total` within the share from..to of 1000. */
+void gc_progress(struct gc *gc, unsigned from, unsigned to, uint64_t done,
+                 uint64_t total);
+
+/* ---- gc_scan.c -------------------------------------------------------- */
+
+/* Remove packs and leftovers that the index does not know. */
+int gc_orphans(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+/*
+ * Walk the snapshots with a seq from `from` on with gc->walk, and set
+ * gc->next_seq: those of lower seq were walked, or had been deleted. `total`
+ * is for the progress, 0: show none.
+ */
+int gc_walk_snapshots(struct gc *gc, uint64_t from, uint64_t total,
+                      struct vn_err *err) VN_MUST_USE;
+/* Mark what all snapshots need. */
+int gc_mark(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+/* Count what is needed in each pack, and choose. */
+int gc_scan(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+
+/* ---- gc_rewrite.c ----------------------------------------------------- */
+
+/* Move the live chunks of packs with `rewrite`; those that are empty then get
+ * `remove`, also when it fails half-way. */
+int gc_rewrite(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+
+/* ---- gc_sweep.c ------------------------------------------------------- */
+
+/* Condemn the packs with `remove`, which a new snapshot may take away. */
+int gc_condemn(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+/* Remove condemned packs for which no hold is left; wait for holds so long.
+ * from, to: its share of the progress. */
+int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
+             struct vn_err *err) VN_MUST_USE;
+
+#endif

@@ -1,0 +1,272 @@
+#include "store/gc_internal.h"
+
+/*
+ * Collection: moving the live chunks out of packs that are mostly dead.
+ *
+ * A pack is read whole and held against its checksums, so that damage is not
+ * copied; one that is damaged stays as it is, for verify and repair. Chunks are
+ * copied compressed as they are, in the order in which they lay: neighbours of
+ * one image stay neighbours. When the new pack is durable the index turns its
+ * chunks to it, in one transaction, each only if it is still where it was
+ * copied from.
+ *
+ * A pack counts as emptied when all its live chunks are in packs that were
+ * entered. What is live was counted by the scan; where the directory has
+ * another number of them, index and pack do not agree and the pack stays.
+ *
+ * Packs with manifests or tombstones are never rewritten: the numbers of their
+ * packs have a meaning (tombstone.c).
+ */
+
+#include "common/auto.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct rewrite {
+    struct gc *gc;
+    struct pack_builder *builder;
+    struct index_move *moves; /* from what the builder holds */
+    size_t move_count;
+    size_t move_capacity;
+    size_t first; /* first pack that is not wholly in entered packs */
+    uint64_t total;
+    uint64_t done; /* packs, for progress */
+};
+
+/* A live chunk of a pack, in the order of ids while it is looked up. */
+struct candidate {
+    struct chunk_id id;
+    uint32_t entry; /* in the pack's directory */
+};
+
+static int by_id(const void *a, const void *b)
+{
+    return chunk_id_compare(&((const struct candidate *)a)->id,
+                            &((const struct candidate *)b)->id);
+}
+
+static int by_move(const void *a, const void *b)
+{
+    return chunk_id_compare(&((const struct index_move *)a)->id,
+                            &((const struct index_move *)b)->id);
+}
+
+/* ---- writing ---------------------------------------------------------- */
+
+static void add_move(struct rewrite *r, uint64_t pack_id,
+                     const struct pack_entry *from, const struct pack_entry *to)
+{
+    struct index_move *move;
+
+    if (r->move_count == r->move_capacity) {
+        r->move_capacity = r->move_capacity ? 2 * r->move_capacity : 4096;
+        r->moves = realloc(r->moves, r->move_capacity * sizeof(*r->moves));
+        if (!r->moves)
+            abort();
+    }
+    move = &r->moves[r->move_count++];
+    *move = (struct index_move){
+        .id = ident_short(&from->id),
+        .from = {.pack_id = pack_id,
+                 .offset = from->offset,
+                 .stored_size = from->stored_size,
+                 .kind = from->kind,
+                 .codec = from->codec},
+    };
+    move->to = move->from;
+    move->to.offset = to->offset;
+}
+
+/* Write the copies, turn the index to them. */
+static int flush(struct rewrite *r, struct vn_err *err)
+{
+    struct store *store = r->gc->store;
+    struct index_pack pack;
+    uint64_t pack_id;
+
+    if (r->move_count == 0)
+        return 0;
+    if (index_take_pack_ids(store->index, 1, &pack_id, err) < 0 ||
+        store_put_pack(store, r->builder, pack_id, &pack, err) < 0)
+        return -1;
+    for (size_t i = 0; i < r->move_count; i++)
+        r->moves[i].to.pack_id = pack_id;
+    qsort(r->moves, r->move_count, sizeof(*r->moves), by_move);
+    if (index_move(store->index, &pack, r->moves, r->move_count, err) < 0) {
+        store_abandon_pack(store, pack_id);
+        return -1;
+    }
+    r->move_count = 0;
+    pack_builder_reset(r->builder);
+    r->gc->counts.packs_new++;
+    r->gc->counts.bytes_written += pack.size;
+    return 0;
+}
+
+/* Packs before the `end`th are wholly in packs that were entered. */
+static void note_emptied(struct rewrite *r, size_t end)
+{
+    for (; r->first < end; r->first++) {
+        struct gc_pack *pack = &r->gc->packs[r->first];
+
+        if (!pack->rewrite)
+            continue;
+        pack->rewrite = false;
+        pack->remove = true;
+        r->gc->counts.packs_rewritten++;
+    }
+}
+
+/* ---- reading ---------------------------------------------------------- */
+
+/* The pack's bytes and directory. 1: it is damaged or holds what must stay. */
+static int read_pack(struct rewrite *r, const struct gc_pack *pack,
+                     uint8_t *data, struct pack *ret, struct vn_err *err)
+{
+    struct vn_err why = VN_ERR_INIT;
+    bool damaged = true;
+    char damage[128];
+
+    if (engine_read(r->gc->store->engine, pack->id, 0, data, pack->size, &why) <
+        0) {
+        if (why.code != VN_E_NOT_FOUND && why.code != VN_E_CORRUPT) {
+            *err = why;
+            return vn_wrap(err, "pack %012llx", (unsigned long long)pack->id);
+        }
+        r->gc->counts.packs_damaged++;
+        return 1;
+    }
+    if (pack_parse(data, pack->size, ret, damage, &why) == 0) {
+        damaged = damage[0] || ret->id != pack->id;
+        for (uint32_t i = 0; i < ret->count && !damaged; i++)
+            if (ret->entries[i].kind > CHUNK_INNER) {
+                pack_done(ret);
+                return 1;
+            }
+        if (damaged)
+            pack_done(ret);
+    }
+    r->gc->counts.packs_damaged += damaged;
+    return damaged;
+}
+
+/* Which entries are live, and are what the index has? Sets keep[entry];
+ * *ret_count is their number. */
+static int choose_entries(struct rewrite *r, const struct pack *parsed,
+                          bool *keep, uint32_t *ret_count, struct vn_err *err)
+{
+    vn_auto(free) struct candidate *candidates =
+        vn_alloc(parsed->count * sizeof(*candidates));
+    vn_auto(free) struct chunk_id *ids = vn_alloc(parsed->count * sizeof(*ids));
+    vn_auto(free) struct chunk_place *places =
+        vn_alloc(parsed->count * sizeof(*places));
+    uint32_t kept = 0;
+    size_t count = 0;
+
+    for (uint32_t i = 0; i < parsed->count; i++)
+        candidates[i] = (struct candidate){
+            .id = ident_short(&parsed->entries[i].id), .entry = i};
+    qsort(candidates, parsed->count, sizeof(*candidates), by_id);
+    for (uint32_t i = 0; i < parsed->count; i++)
+        if (gc_marks_has(r->gc->marks, &candidates[i].id)) {
+            candidates[count] = candidates[i];
+            ids[count++] = candidates[i].id;
+        }
+    if (index_find(r->gc->store->index, ids, count, places, err) < 0)
+        return -1;
+    for (size_t i = 0; i < count; i++) {
+        const struct pack_entry *entry = &parsed->entries[candidates[i].entry];
+
+        if (places[i].stored_size != entry->stored_size ||
+            places[i].pack_id != parsed->id ||
+            places[i].offset != entry->offset)
+            continue;
+        keep[candidates[i].entry] = true;
+        kept++;
+    }
+    *ret_count = kept;
+    return 0;
+}
+
+static int copy_entries(struct rewrite *r, size_t number,
+                        const struct pack *parsed, const bool *keep,
+                        const uint8_t *data, struct vn_err *err)
+{
+    for (uint32_t i = 0; i < parsed->count; i++) {
+        const struct pack_entry *from = &parsed->entries[i];
+        struct pack_entry to;
+
+        if (!keep[i])
+            continue;
+        if (pack_builder_size(r->builder) >= PACK_TARGET_SIZE) {
+            if (flush(r, err) < 0)
+                return -1;
+            note_emptied(r, number);
+        }
+        if (pack_builder_copy(r->builder, from, data + from->offset, &to, err) <
+            0)
+            return -1;
+        add_move(r, parsed->id, from, &to);
+    }
+    return 0;
+}
+
+static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
+{
+    struct gc_pack *pack = &r->gc->packs[number];
+    vn_auto(free) uint8_t *data = NULL;
+    vn_auto(free) bool *keep = NULL;
+    struct pack parsed;
+    uint32_t kept = 0;
+    int result;
+
+    data = pack->size <= PACK_SIZE_MAX ? malloc(pack->size + 1) : NULL;
+    if (!data)
+        return vn_fail(err, VN_E_LIMIT, "no memory for a pack of %llu bytes",
+                       (unsigned long long)pack->size);
+    result = read_pack(r, pack, data, &parsed, err);
+    if (result != 0) {
+        pack->rewrite = false;
+        return result < 0 ? -1 : 0;
+    }
+    keep = vn_alloc(parsed.count * sizeof(*keep));
+    result = choose_entries(r, &parsed, keep, &kept, err);
+    if (result == 0 && kept != pack->live) {
+        pack->rewrite = false;
+        r->gc->counts.packs_damaged++;
+    } else if (result == 0) {
+        result = copy_entries(r, number, &parsed, keep, data, err);
+    }
+    pack_done(&parsed);
+    return result;
+}
+
+static int rewrite_all(struct rewrite *r, struct vn_err *err)
+{
+    for (size_t i = 0; i < r->gc->pack_count; i++) {
+        if (!r->gc->packs[i].rewrite)
+            continue;
+        if (rewrite_pack(r, i, err) < 0)
+            return -1;
+        gc_progress(r->gc, 600, 900, ++r->done, r->total);
+    }
+    if (flush(r, err) < 0)
+        return -1;
+    note_emptied(r, r->gc->pack_count);
+    return 0;
+}
+
+int gc_rewrite(struct gc *gc, struct vn_err *err)
+{
+    struct rewrite r = {.gc = gc};
+    int result;
+
+    for (size_t i = 0; i < gc->pack_count; i++)
+        r.total += gc->packs[i].rewrite;
+    r.builder = pack_builder_new(gc->store->config.store_id);
+    result = rewrite_all(&r, err);
+    pack_builder_free(r.builder);
+    free(r.moves);
+    return result < 0 ? vn_wrap(err, "rewriting packs") : 0;
+}

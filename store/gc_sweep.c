@@ -1,0 +1,248 @@
+#include "store/gc_internal.h"
+
+/*
+ * Collection: condemning packs, waiting for holds, deleting.
+ *
+ * Rows are found by going through the whole index in read transactions of
+ * CHUNK_BATCH rows, and deleted in write transactions of at most SWEEP_BATCH;
+ * between two of them writers get their turn. Going through the index is
+ * sequential, 5 million rows a second, and needs nothing of the packs, so
+ * packs that cannot be read go as well.
+ */
+
+#include "common/auto.h"
+#include "common/clock.h"
+#include "common/fault.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define CHUNK_BATCH 8192u
+#define SWEEP_BATCH 32768u
+#define PACK_BATCH  1024u
+#define CONDEMN_MAX 1000u /* tries, each beaten by a new snapshot */
+#define POLL_MS     50u
+
+/* ---- condemning ------------------------------------------------------- */
+
+/* A new snapshot needs these: their packs stay. */
+static int keep_visit(void *context, const struct chunk_id *ids, size_t count,
+                      struct vn_err *err)
+{
+    struct chunk_place places[MAP_FANOUT];
+    struct gc *gc = context;
+
+    if (index_find(gc->store->index, ids, count, places, err) < 0)
+        return -1;
+    for (size_t i = 0; i < count; i++) {
+        struct gc_pack *pack =
+            places[i].stored_size ? gc_pack_of(gc, places[i].pack_id) : NULL;
+
+        if (!pack)
+            continue;
+        pack->remove = false;
+        pack->rewrite = false;
+    }
+    return 0;
+}
+
+static size_t list_removed(const struct gc *gc, uint64_t *ids)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < gc->pack_count; i++)
+        if (gc->packs[i].remove)
+            ids[count++] = gc->packs[i].id;
+    return count;
+}
+
+static void note_condemned(struct gc *gc)
+{
+    for (size_t i = 0; i < gc->pack_count; i++) {
+        struct gc_pack *pack = &gc->packs[i];
+
+        if (!pack->remove)
+            continue;
+        pack->remove = false;
+        pack->condemned = UINT32_MAX; /* the index knows which epoch */
+    }
+}
+
+int gc_condemn(struct gc *gc, struct vn_err *err)
+{
+    vn_auto(free) uint64_t *ids = vn_alloc((gc->pack_count + 1) * sizeof(*ids));
+
+    gc->walk.visit = keep_visit;
+    gc->walk.context = gc;
+    for (unsigned i = 0; i < CONDEMN_MAX; i++) {
+        size_t count = list_removed(gc, ids);
+
+        if (count == 0)
+            return 0;
+        if (index_condemn(gc->store->index, ids, count, gc->next_seq, err) ==
+            0) {
+            note_condemned(gc);
+            return 0;
+        }
+        if (err->code != VN_E_STATE ||
+            gc_walk_snapshots(gc, gc->next_seq, 0, err) < 0)
+            return -1;
+    }
+    return vn_fail(err, VN_E_STATE, "snapshots come faster than gc can look");
+}
+
+/* ---- deleting --------------------------------------------------------- */
+
+/* Rows on their way out. */
+struct sweep {
+    struct gc *gc;
+    struct index_condemned packs; /* those to be swept */
+    struct index_chunk *rows;     /* SWEEP_BATCH */
+    size_t count;
+    unsigned from; /* share of the progress */
+    unsigned to;
+};
+
+static int sweep_rows(struct sweep *s, struct vn_err *err)
+{
+    size_t deleted;
+
+    if (s->count == 0)
+        return 0;
+    if (index_sweep_chunks(s->gc->store->index, s->rows, s->count, &deleted,
+                           err) < 0)
+        return -1;
+    s->gc->counts.chunks_removed += deleted;
+    s->count = 0;
+    return 0;
+}
+
+static int sweep_chunks(struct sweep *s, struct vn_err *err)
+{
+    vn_auto(free) struct index_chunk *rows =
+        vn_alloc(CHUNK_BATCH * sizeof(*rows));
+    struct index_stats stats;
+    struct chunk_id last;
+    uint64_t done = 0;
+    size_t count;
+
+    if (index_stats(s->gc->store->index, &stats, err) < 0)
+        return -1;
+    do {
+        if (index_list_chunks(s->gc->store->index, done ? &last : NULL,
+                              CHUNK_BATCH, rows, &count, err) < 0)
+            return -1;
+        for (size_t i = 0; i < count; i++) {
+            if (!index_condemned_has(&s->packs, rows[i].place.pack_id))
+                continue;
+            s->rows[s->count++] = rows[i];
+            if (s->count == SWEEP_BATCH && sweep_rows(s, err) < 0)
+                return -1;
+        }
+        if (count > 0)
+            last = rows[count - 1].id;
+        done += count;
+        gc_progress(s->gc, s->from, s->to,
+                    done < stats.chunks ? done : stats.chunks, stats.chunks);
+    } while (count == CHUNK_BATCH);
+    return sweep_rows(s, err);
+}
+
+static void count_removed(struct gc *gc, const struct index_condemned *packs,
+                          const uint64_t *ids, size_t count)
+{
+    size_t k = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        while (packs->packs[k].id != ids[i])
+            k++;
+        gc->counts.packs_removed++;
+        gc->counts.bytes_removed += packs->packs[k].size;
+    }
+}
+
+static int sweep_packs(struct sweep *s, struct vn_err *err)
+{
+    struct store *store = s->gc->store;
+    uint64_t ids[PACK_BATCH];
+    size_t count;
+    size_t n;
+
+    for (size_t i = 0; i < s->packs.count; i += n) {
+        for (n = 0; n < PACK_BATCH && i + n < s->packs.count; n++)
+            ids[n] = s->packs.packs[i + n].id;
+        if (index_sweep_packs(store->index, ids, n, ids, &count, err) < 0)
+            return -1;
+        if (fault_hit("store.gc.swept"))
+            return vn_fail(err, EIO, "remove packs");
+        if (engine_remove(store->engine, ids, count, err) < 0)
+            return -1;
+        count_removed(s->gc, &s->packs, ids, count);
+    }
+    return 0;
+}
+
+/* ---- waiting ---------------------------------------------------------- */
+
+/* Those of the condemned that every hold knows of stay in the list. */
+static int keep_released(struct gc *gc, struct index_condemned *condemned,
+                         struct vn_err *err)
+{
+    struct engine_holds holds;
+    size_t kept = 0;
+
+    if (engine_holds(gc->store->engine, &holds, err) < 0)
+        return -1;
+    for (size_t i = 0; i < condemned->count; i++)
+        if (condemned->packs[i].condemned <= holds.epoch)
+            condemned->packs[kept++] = condemned->packs[i];
+    gc->counts.packs_waiting = condemned->count - kept;
+    gc->counts.holder = condemned->count > kept ? holds.holder : 0;
+    condemned->count = kept;
+    return 0;
+}
+
+static int wait_for_holds(struct gc *gc, uint64_t wait_ms,
+                          struct index_condemned *ret, struct vn_err *err)
+{
+    const struct timespec pause = {.tv_nsec = POLL_MS * 1000000};
+    uint64_t end = clock_now_ns() + wait_ms * VN_MS;
+
+    for (;;) {
+        struct index_condemned condemned;
+        struct index_state state;
+
+        if (index_read_state(gc->store->index, &state, &condemned, err) < 0)
+            return -1;
+        if (keep_released(gc, &condemned, err) < 0) {
+            index_condemned_done(&condemned);
+            return -1;
+        }
+        if (gc->counts.packs_waiting == 0 || clock_now_ns() >= end) {
+            *ret = condemned;
+            return 0;
+        }
+        index_condemned_done(&condemned);
+        nanosleep(&pause, NULL);
+    }
+}
+
+int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
+             struct vn_err *err)
+{
+    struct sweep s = {.gc = gc, .from = from, .to = to};
+    int result = 0;
+
+    if (wait_for_holds(gc, wait_ms, &s.packs, err) < 0)
+        return -1;
+    if (s.packs.count > 0) {
+        s.rows = vn_alloc(SWEEP_BATCH * sizeof(*s.rows));
+        result = sweep_chunks(&s, err);
+        if (result == 0)
+            result = sweep_packs(&s, err);
+        free(s.rows);
+    }
+    index_condemned_done(&s.packs);
+    return result;
+}
