@@ -8,6 +8,7 @@ and fails on the first thing that is not as it must be.
                    hvm      an HVM domain, snapshotted and restored here
     on host B      restored SNAPSHOT   come from A by way of the store, goes on
                    exported            what stock tools say of what we write
+    anywhere       tool SCENARIO TYPE  the back end alone (xen_tool.c)
 
 /data is a disk that outlives a host; the store lies there.
 """
@@ -240,8 +241,18 @@ def exported():
     say(sh(f"{vnstore} verify"))
 
 
+def tool(scenario, kind):
+    """Scenarios of the back end alone: guests that are deaf or die, agents
+    that die, domains of others."""
+    work = f"/var/tmp/tool-{scenario}"
+    os.mkdir(work)
+    print(sh(f"{BIN}/xen_tool {scenario} {kind} /src/build/guest {work}",
+             timeout=300), end="")
+    power_off()
+
+
 STEPS = {step.__name__: step
-         for step in (live, idle, pv, hvm, restored, exported)}
+         for step in (live, idle, pv, hvm, restored, exported, tool)}
 
 
 def main():
