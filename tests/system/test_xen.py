@@ -20,7 +20,8 @@ import xen_host  # noqa: E402
 STEP = "VN_BIN={bin} python3 /src/tests/system/xen/in_dom0.py {step}"
 TIMEOUT_S = 400
 ON_A = ["live", "idle", "pv", "hvm"]
-ON_B = ["restored live@2", "restored pv@2", "exported", "tool deaf pvh",
+ON_B = ["restored live@2", "restored pv@2", "exported live@2 b",
+        "exported pv@1 b", "exported hvm@1 a", "tool deaf pvh",
         "tool deaths pvh", "tool rescue pvh", "tool attach pvh"]
 
 
