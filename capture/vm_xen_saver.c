@@ -43,6 +43,7 @@
 
 #define PIPE_SIZE      (4 << 20) /* a batch of libxc's */
 #define BUDGET_NS      (3 * VN_MS)
+#define SUSPEND_NS     (4 * VN_SEC)
 #define STALL_NS       (30 * VN_SEC) /* without a byte, before it is ready */
 #define READY_SLICE_NS (1 * VN_SEC)
 
@@ -188,12 +189,21 @@ static bool await_stop_wish(struct vm_xen_saver *s)
     return s->wants_stop && !is_unwanted(s);
 }
 
+/* Others stand already, and the agent allows no long pause to a live snapshot:
+ * give up before it does, so that the guest's stage is what is told. */
+static uint64_t patience_ns(const struct vm_xen_saver *s)
+{
+    uint64_t limit_ns = s->x->timeout_ns;
+
+    return s->is_live && limit_ns > SUSPEND_NS ? SUSPEND_NS : limit_ns;
+}
+
 static int suspend_domain(struct vm_xen_saver *s, uint64_t *ret_wall_ns,
                           struct vn_err *err)
 {
     struct vm_xen *x = s->x;
     const struct vm_xen_suspend suspend = {.id = x->id,
-                                           .timeout_ns = x->timeout_ns,
+                                           .timeout_ns = patience_ns(s),
                                            .is_cancelled = vm_xen_is_cancelled,
                                            .context = x};
     bool acknowledged = false;

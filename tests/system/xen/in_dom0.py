@@ -167,7 +167,28 @@ def live():
     destroy_all(net)
 
 
+def deaf(net):
+    """Its only domain is paused when it is asked to suspend."""
+    log = os.path.join(net.bed.dir, "h1", "agent.log")
+    mark = "pass vm=a number=0"
+
+    def passes():
+        with open(log, encoding="utf-8") as text:
+            return text.read().count(mark)
+    before = passes()
+    snapshot = net.bed.start_vnstore("snapshot", net.yaml)
+    while passes() == before:
+        time.sleep(0.05)
+    sh("xl pause a")
+    code, text = snapshot.wait(60), snapshot.stderr.read()
+    if code == 0 or "did not acknowledge the suspend request" not in text:
+        raise BedError(f"a deaf guest: exit {code}: {text}")
+    net.wait_reports(2)
+    say("a guest that ignores the suspend request runs on; the error names it")
+
+
 def idle():
+    os.environ["VN_LOG"] = "debug"  # deaf() follows the agent's steps
     net = Network("idle", "pvh", vms="a", rate=0, mps=0)
     net.up()
     net.wait_reports(4)
@@ -178,6 +199,7 @@ def idle():
         "is new (target < 5 %)")
     if share >= 0.05:
         raise BedError(f"too much new: {size}")
+    deaf(net)
     destroy_all(net)
 
 
