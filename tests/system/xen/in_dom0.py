@@ -199,6 +199,9 @@ def idle():
         "is new (target < 5 %)")
     if share >= 0.05:
         raise BedError(f"too much new: {size}")
+    say("phases of both, microseconds:\n" + sh(
+        "grep -Eo 'vm_xen: (prepared|stopped|copied|captured) .*' "
+        f"{net.bed.dir}/h1/agent.log"))
     deaf(net)
     destroy_all(net)
 
