@@ -48,6 +48,7 @@
 #define RETRY_NS       (300 * NS_PER_MS)
 #define IDLE_NS        (200 * NS_PER_MS)
 #define SHUT_NS        (5000 * NS_PER_MS)
+#define LINK_NS        (200 * NS_PER_MS)
 #define WARM_UP_NS     (3000 * NS_PER_MS) /* before gaps are measured */
 #define BROADCAST_TICK 10u
 #define SOCKET_BUFFER  (4 << 20)
@@ -266,14 +267,32 @@ static void tcp_receive(struct peer *peer)
 
 /* ---- UDP ----------------------------------------------------------------- */
 
+/* A number in the interface's folder; -1: none. */
+static long link_value(int *fd, const char *path)
+{
+    char text[16] = "";
+
+    if (*fd < 0)
+        *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0 || pread(*fd, text, sizeof(text) - 1, 0) <= 0)
+        return -1;
+    return strtol(text, NULL, 10);
+}
+
+/* There is a carrier, and for long enough that the kernel has noticed: it
+ * gives the interface its queue back a moment after the carrier came. */
 static bool link_is_up(void)
 {
-    static int fd = -1;
-    char carrier = '1';
+    static int carrier_fd = -1, changes_fd = -1;
+    static long changes = -1;
+    static uint64_t changed_ns;
+    long now = link_value(&changes_fd, "/sys/class/net/eth0/carrier_changes");
 
-    if (fd < 0)
-        fd = open("/sys/class/net/eth0/carrier", O_RDONLY | O_CLOEXEC);
-    return fd < 0 || pread(fd, &carrier, 1, 0) != 1 || carrier == '1';
+    if (now != changes)
+        changed_ns = oracle_now_ns();
+    changes = now;
+    return link_value(&carrier_fd, "/sys/class/net/eth0/carrier") != 0 &&
+           oracle_now_ns() - changed_ns > LINK_NS;
 }
 
 /* False: try again later. */

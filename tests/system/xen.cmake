@@ -5,5 +5,6 @@ if(TARGET PkgConfig::xen)
     target_link_libraries(xen_tool vn_restore)
     add_executable(xen_standing xen_standing.c)
     target_link_libraries(xen_standing vn_capture)
-    vn_system_test(xen test_xen.py TIMEOUT 1200 ARGS Xen)
+    # Ten minutes: a kind of its own, `tests/run xen`.
+    vn_system_test(domains test_xen.py TIMEOUT 1200 LABEL xen ARGS Xen)
 endif()
