@@ -58,7 +58,8 @@ class Xen(unittest.TestCase):
                 except xen_host.XenHostError:
                     type(self).kept = True
                     host.run("find /var/tmp /data -type s -delete; "
-                             "cp -r /var/tmp/vnb-* /var/log/xen /share; "
+                             "cp -r /var/tmp/vnb-* /var/tmp/tool-* /var/log/xen "
+                             "/share; "
                              "xl dmesg >/share/xl-dmesg", check=False)
                     raise
             host.run("umount /data")

@@ -5,6 +5,8 @@ if(TARGET PkgConfig::xen)
     target_link_libraries(xen_tool vn_restore)
     add_executable(xen_standing xen_standing.c)
     target_link_libraries(xen_standing vn_capture)
-    # Ten minutes: a kind of its own, `tests/run xen`.
+    # Ten minutes: a part of `tests/run system`, or alone as `tests/run xen`,
+    # but not of the run of everything.
     vn_system_test(domains test_xen.py TIMEOUT 1200 LABEL xen ARGS Xen)
+    set_tests_properties(xen.domains PROPERTIES LABELS "system;xen")
 endif()
