@@ -115,7 +115,8 @@ int vm_shutdown(struct vm *vm, struct vn_err *err) VN_MUST_USE;
 
 /*
  * The host's interface that carries NIC `index`, a VM_NIC_VIF, once the VM is
- * started, attached to or loaded. Owned by the VM.
+ * started, attached to or loaded; another one after the VM has rebooted. Owned
+ * by the VM, until the next call. NULL: there is none now.
  */
 const char *vm_nic_interface(struct vm *vm, unsigned index, struct vn_err *err);
 

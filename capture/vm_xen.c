@@ -235,7 +235,7 @@ static int write_cfg(struct vm_xen *x, const char *path, struct vn_err *err)
 
 static int launch(struct vm_xen *x, struct vn_err *err)
 {
-    vn_auto(free) char *path = vm_xen_path(x, "domain.cfg");
+    vn_auto(free) char *path = vm_xen_path(x, VM_XEN_CFG);
     const char *args[] = {"create", "-e", "-q", path, NULL};
 
     if (refuse_taken(x, err) < 0 || vm_xen_disks_attach(x, err) < 0 ||
@@ -274,6 +274,15 @@ static int wake_leftover(struct vm_xen *x, struct vn_err *err)
     return vm_xen_let_run(&x->host, &x->id, NULL, NULL, err);
 }
 
+/* Started by an agent that is gone: its end is for us to see to, and its
+ * console goes on in the same file. */
+static bool was_ours(const struct vm_config *config, const char *state_dir)
+{
+    vn_auto(free) char *cfg = vn_format("%s/" VM_XEN_CFG, state_dir);
+
+    return strcmp(config->domain, config->name) == 0 && access(cfg, F_OK) == 0;
+}
+
 static struct vm *attach(const struct vm_config *config, const char *state_dir,
                          struct vn_err *err)
 {
@@ -283,7 +292,7 @@ static struct vm *attach(const struct vm_config *config, const char *state_dir,
     if (!config->domain)
         return vn_fail_ptr(err, VN_E_FORMAT, "VM '%s': no domain is named",
                            config->name);
-    vm = new_vm(config, state_dir, false, err);
+    vm = new_vm(config, state_dir, was_ours(config, state_dir), err);
     if (!vm)
         return NULL;
     if (vm_xen_adopt(vm_xen_of(vm), config->domain, err) < 0 ||
@@ -300,6 +309,8 @@ static struct vm *create(const struct vm_config *config, const char *state_dir,
                          struct vn_err *err)
 {
     vn_auto(vm) struct vm *vm = new_vm(config, state_dir, true, err);
+    struct vn_err ignored = VN_ERR_INIT;
+    vn_auto(free) char *cfg = NULL;
 
     if (!vm)
         return NULL;
@@ -310,6 +321,11 @@ static struct vm *create(const struct vm_config *config, const char *state_dir,
         vn_wrap(err, "VM '%s'", config->name);
         return NULL;
     }
+    /* For its next reboot, where the VNE says what it boots from. */
+    cfg = vm_xen_path(vm_xen_of(vm), VM_XEN_CFG);
+    if (write_cfg(vm_xen_of(vm), cfg, &ignored) < 0)
+        log_debug("vm_xen: no way to reboot vm=%s error=\"%s\"", config->name,
+                  ignored.msg);
     return vn_steal(&vm);
 }
 
@@ -339,6 +355,7 @@ static int shut_down(struct vm *vm, struct vn_err *err)
 {
     struct vm_xen *x = vm_xen_of(vm);
     struct vn_err ignored = VN_ERR_INIT;
+    vn_auto(free) char *cfg = NULL;
 
     if (x->step != VM_XEN_IDLE && vm_xen_abort(x, &ignored) < 0)
         log_debug("vm_xen: shutdown vm=%s error=\"%s\"", vm->name, ignored.msg);
@@ -351,6 +368,8 @@ static int shut_down(struct vm *vm, struct vn_err *err)
         return -1;
     vm_xen_console_stop(vn_steal(&x->console));
     vm_xen_disks_detach(x);
+    cfg = vm_xen_path(x, VM_XEN_CFG);
+    (void)unlink(cfg); /* what comes by this name is not this domain */
     return 0;
 }
 
@@ -462,6 +481,8 @@ static int abort_snapshot(struct vm *vm, struct vn_err *err)
 static const char *nic_interface(struct vm *vm, unsigned index,
                                  struct vn_err *err)
 {
+    if (vm_xen_refresh(vm_xen_of(vm), err) < 0)
+        return NULL;
     return vm_xen_nic_interface(vm_xen_of(vm), index, err);
 }
 

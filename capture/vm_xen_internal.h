@@ -44,6 +44,7 @@
 #include <xenstore.h>
 #include <xentoollog.h>
 
+#define VM_XEN_CFG           "domain.cfg" /* what xl creates the domain from */
 #define VM_XEN_UUID_SIZE     16
 #define VM_XEN_UUID_TEXT     37 /* with its NUL */
 #define VM_XEN_XL_TIMEOUT_NS (120 * VN_SEC)

@@ -90,7 +90,7 @@ static void bury(struct vm_xen_monitor *m, unsigned reason)
 {
     struct vm_xen *x = m->x;
     vn_auto(free) char *domid = vn_format("%u", m->id.domid);
-    vn_auto(free) char *cfg = vm_xen_path(x, "domain.cfg");
+    vn_auto(free) char *cfg = vm_xen_path(x, VM_XEN_CFG);
     struct vn_err err = VN_ERR_INIT;
     bool again = reason == SHUTDOWN_reboot && access(cfg, R_OK) == 0;
     int rc;

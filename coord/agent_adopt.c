@@ -95,7 +95,7 @@ static int adopt_vm(struct agent_task *task, struct vn_err *err)
     struct agent_vm *vm = task->vm;
 
     vm->vm = vm_attach(&vm->config, vm->state_dir, err);
-    return vm->vm ? 0 : -1;
+    return vm->vm ? agent_ports_recall(vm, err) : -1;
 }
 
 static void adopted(struct agent_task *task)
@@ -117,6 +117,8 @@ static void adopted(struct agent_task *task)
     net->failure = (struct vn_err)VN_ERR_INIT;
     if (alive == 0)
         agent_net_tear_down(net);
+    else
+        agent_ports_follow(net);
 }
 
 /* Takes the VNE over. epoch 0: violind does not know the network. */

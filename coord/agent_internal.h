@@ -42,9 +42,10 @@ struct agent_vm {
     char *label;      /* "NETWORK/VM", for the watchdog */
     struct vm_config config;
     char *state_dir;
-    char *ports[VM_NICS_MAX]; /* names at the switch: "a.0" */
-    struct vm *vm;            /* NULL until brought up */
-    bool ours;                /* started by an agent, not attached to */
+    char *ports[VM_NICS_MAX];      /* names at the switch: "a.0" */
+    char *interfaces[VM_NICS_MAX]; /* of a VM_NIC_VIF: what its port is on */
+    struct vm *vm;                 /* NULL until brought up */
+    bool ours;                     /* started by an agent, not attached to */
     struct worker *worker;
     bool brought_up;
     uint64_t resume_wall_ns; /* of a restore */
@@ -84,6 +85,8 @@ struct agent_net {
     struct store *store;     /* restore: where from; cut: where to */
     json_t *manifest;        /* restore: what; cut: the parent or NULL */
     bool restoring;
+    struct event *look; /* agent_ports.c; NULL: nothing to follow */
+    unsigned looks;     /* under way */
 
     /* The cut under way. */
     struct cut_agent cut;
@@ -169,6 +172,26 @@ void agent_net_note_failure(struct agent_net *net,
 void agent_net_wire_lost(struct agent_net *net, struct wire *wire);
 json_t *agent_net_describe(const struct agent_net *net);
 void agent_net_free(struct agent_net *net);
+
+/* ---- agent_ports.c: on the VM's worker, but where it says otherwise ---- */
+
+/* Before the VM is there: a port for each NIC, but for those whose interface
+ * comes with the VM. Afterwards the VM's ends are ours no longer. */
+int agent_ports_add(struct agent_vm *vm, struct vn_err *err) VN_MUST_USE;
+void agent_ports_handed_over(struct agent_vm *vm);
+/* When the VM is there: ports on the interfaces that it brought. */
+int agent_ports_add_interfaces(struct agent_vm *vm,
+                               struct vn_err *err) VN_MUST_USE;
+/* The switch has its ports already: learn what they are on. */
+int agent_ports_recall(struct agent_vm *vm, struct vn_err *err) VN_MUST_USE;
+/* Put the frames that were in flight to each NIC before all others. */
+int agent_ports_replay(struct agent_vm *vm, struct vn_err *err) VN_MUST_USE;
+/* Failures are logged only. */
+void agent_ports_remove(struct agent_vm *vm);
+/* On the loop: from now on ports go with interfaces that come anew, as those of
+ * a VM that reboots. Until agent_net_free(), which calls the second. */
+void agent_ports_follow(struct agent_net *net);
+void agent_ports_unfollow(struct agent_net *net);
 
 /* ---- agent_adopt.c ---- */
 

@@ -19,111 +19,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#define NIC_SOCKET_BYTES (4 << 20) /* room for bursts towards the switch */
-#define FIRST_EPOCH      1
-
-/* ---- ports -------------------------------------------------------------- */
-
-static int nic_socketpair(int ends[2], struct vn_err *err)
-{
-    int size = NIC_SOCKET_BYTES;
-
-    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends) < 0)
-        return vn_fail(err, errno, "socket pair for a NIC");
-    for (int i = 0; i < 2; i++)
-        if (setsockopt(ends[i], SOL_SOCKET, SO_SNDBUFFORCE, &size,
-                       sizeof(size)) < 0)
-            (void)setsockopt(ends[i], SOL_SOCKET, SO_SNDBUF, &size,
-                             sizeof(size));
-    return 0;
-}
-
-static int add_port(struct agent_vm *vm, unsigned index, struct vn_err *err)
-{
-    struct agent_net *net = vm->net;
-    struct violin_client *violin = net->agent->violin;
-    struct vm_nic *nic = &vm->config.nics[index];
-    const char *port = vm->ports[index];
-    vn_auto(close) int ours = -1;
-    int ends[2];
-
-    if (nic->kind == VM_NIC_VIF)
-        return 0; /* its interface comes with the VM */
-    if (nic->kind == VM_NIC_TAP)
-        return violin_port_add_tap(violin, net->vni, port, nic->tap,
-                                   net->restoring, err);
-    if (nic->kind == VM_NIC_UNIX)
-        return violin_port_add_unix(violin, net->vni, port, nic->unix_remote,
-                                    nic->unix_local, net->restoring, err);
-    if (nic_socketpair(ends, err) < 0)
-        return -1;
-    ours = ends[0];
-    nic->fd = ends[1];
-    return violin_port_add_fd(violin, net->vni, port, ours, net->restoring,
-                              err);
-}
-
-static int add_vif_port(struct agent_vm *vm, unsigned index, struct vn_err *err)
-{
-    struct agent_net *net = vm->net;
-    const char *interface;
-
-    if (vm->config.nics[index].kind != VM_NIC_VIF)
-        return 0;
-    interface = vm_nic_interface(vm->vm, index, err);
-    if (!interface)
-        return -1;
-    return violin_port_add_packet(net->agent->violin, net->vni,
-                                  vm->ports[index], interface, net->restoring,
-                                  err);
-}
-
-static void close_nics(struct agent_vm *vm)
-{
-    for (unsigned i = 0; i < vm->config.nic_count; i++) {
-        struct vm_nic *nic = &vm->config.nics[i];
-
-        if (nic->kind == VM_NIC_FD && nic->fd >= 0)
-            close(vn_steal_fd(&nic->fd));
-    }
-}
-
-/* The frames that were in flight to this NIC go before all others. */
-static int replay_frames(struct agent_vm *vm, unsigned index,
-                         struct vn_err *err)
-{
-    struct agent_net *net = vm->net;
-    vn_auto(free) char *object =
-        vn_format("vm/%s/nic/%u/frames.pcapng", vm->name, index);
-    vn_auto(image_reader) struct image_reader *image = NULL;
-    vn_auto(free) char *bytes = NULL;
-    vn_auto(close) int fd = -1;
-    struct map_root root;
-
-    if (manifest_object(net->manifest, object, &root, err) < 0) {
-        if (err->code != VN_E_NOT_FOUND)
-            return -1;
-        err->code = 0; /* none were in flight */
-        return 0;
-    }
-    image = image_reader_open(net->store, &root, err);
-    bytes = image ? malloc(root.size) : NULL;
-    if (image && !bytes)
-        return vn_fail(err, ENOMEM, "'%s'", object);
-    if (!image || image_reader_read(image, 0, bytes, root.size, err) < 0)
-        return vn_wrap(err, "object '%s'", object);
-    fd = memfd_create("frames", MFD_CLOEXEC);
-    if (fd < 0)
-        return vn_fail(err, errno, "memfd for '%s'", object);
-    if (io_write(fd, bytes, root.size, err) < 0)
-        return -1;
-    return violin_replay(net->agent->violin, net->vni, vm->ports[index], fd,
-                         err);
-}
+#define FIRST_EPOCH 1
 
 /* ---- bringing up -------------------------------------------------------- */
 
@@ -144,18 +42,17 @@ static int bring_up(struct agent_task *task, struct vn_err *err)
     struct agent_vm *vm = task->vm;
     int rc = io_make_dirs(vm->state_dir, err);
 
-    for (unsigned i = 0; rc == 0 && i < vm->config.nic_count; i++)
-        rc = add_port(vm, i, err);
+    if (rc == 0)
+        rc = agent_ports_add(vm, err);
     if (rc == 0) {
         vm->vm = make_vm(vm, err);
         rc = vm->vm ? 0 : -1;
     }
-    close_nics(vm);
-    for (unsigned i = 0; rc == 0 && i < vm->config.nic_count; i++)
-        rc = add_vif_port(vm, i, err);
-    for (unsigned i = 0;
-         rc == 0 && task->net->restoring && i < vm->config.nic_count; i++)
-        rc = replay_frames(vm, i, err);
+    agent_ports_handed_over(vm);
+    if (rc == 0)
+        rc = agent_ports_add_interfaces(vm, err);
+    if (rc == 0 && task->net->restoring)
+        rc = agent_ports_replay(vm, err);
     return rc < 0 ? vn_wrap(err, "VM '%s'", vm->name) : 0;
 }
 
@@ -204,8 +101,10 @@ static void brought_up(struct agent_task *task)
         return;
     }
     net->phase = net->restoring ? AGENT_NET_LOADED : AGENT_NET_RUNNING;
-    if (!net->restoring)
+    if (!net->restoring) {
         agent_adopt_remember(net);
+        agent_ports_follow(net);
+    }
     log_info("network '%s' (vni %u): %u VMs %s", net->name, net->vni,
              net->vm_count, net->restoring ? "loaded" : "up");
     answer(net, net->restoring ? "restored" : "up-done");
@@ -324,8 +223,10 @@ static void vm_done(struct agent_vm *vm)
 {
     worker_stop(vm->worker);
     vm_free(vm->vm);
-    for (unsigned i = 0; i < vm->config.nic_count; i++)
+    for (unsigned i = 0; i < vm->config.nic_count; i++) {
         free(vm->ports[i]);
+        free(vm->interfaces[i]);
+    }
     json_decref(vm->fragment);
     json_decref(vm->saved.meta);
     vm_config_done(&vm->config);
@@ -341,6 +242,7 @@ void agent_net_free(struct agent_net *net)
     worker_stop(net->switcher);
     worker_stop(net->closer);
     agent_cut_done(net);
+    agent_ports_unfollow(net);
     store_close(net->store);
     json_decref(net->manifest);
     json_decref(net->records);
@@ -355,17 +257,13 @@ void agent_net_free(struct agent_net *net)
 static int take_vm_down(struct agent_task *task, struct vn_err *err)
 {
     struct agent_vm *vm = task->vm;
-    struct violin_client *violin = task->net->agent->violin;
-    struct vn_err ignored = VN_ERR_INIT;
     int rc = 0;
 
     /* A VM that others started is let go, not killed. */
     if (vm->vm && vm->ours)
         rc = vm_shutdown(vm->vm, err);
     vm_free(vn_steal(&vm->vm));
-    for (unsigned i = 0; i < vm->config.nic_count; i++)
-        if (violin_port_del(violin, task->net->vni, vm->ports[i], &ignored) < 0)
-            log_debug("port '%s': %s", vm->ports[i], ignored.msg);
+    agent_ports_remove(vm);
     return rc;
 }
 
@@ -569,6 +467,7 @@ static void vm_resumed(struct agent_task *task)
     net->phase = AGENT_NET_RUNNING;
     net->restoring = false;
     agent_adopt_remember(net);
+    agent_ports_follow(net);
     log_info("network '%s': %u VMs run", net->name, net->vm_count);
     answer(net, "started");
 }

@@ -19,7 +19,7 @@ import xen_host  # noqa: E402
 
 STEP = "VN_BIN={bin} python3 /src/tests/system/xen/in_dom0.py {step}"
 TIMEOUT_S = 400
-ON_A = ["live", "idle", "pv", "hvm"]
+ON_A = ["live", "idle", "pv", "hvm", "rebooted"]
 ON_B = ["restored live@2", "restored pv@2", "exported live@2 b",
         "exported pv@1 b", "exported hvm@1 a", "tool deaf pvh",
         "tool deaths pvh", "tool rescue pvh", "tool attach pvh"]

@@ -235,6 +235,26 @@ def hvm():
     destroy_all(net)
 
 
+def rebooted():
+    """A domain that reboots has its port on its new interface."""
+    net = Network("reboot", "pvh", vms="ab")
+    net.up()
+    net.talk()
+    console, end = net.oracles()[0].console, time.monotonic() + 300
+    first = len(orc.read_reports(console)[0])
+    sh("xenstore-write /local/domain/$(xl domid a)/control/shutdown reboot")
+    # Its peer remembers the one before, and the new oracle says so: it hears.
+    while not any("from 2" in line for line in orc.read_reports(console)[1]):
+        if time.monotonic() > end:
+            raise BedError("no network after a reboot")
+        time.sleep(0.2)
+    again = orc.read_reports(console)[0][first:]
+    if again and again[0]["t"] > 60:
+        raise BedError(f"it did not reboot: {again[0]}")
+    say("a domain that rebooted hears its peer again")
+    destroy_all(net)
+
+
 # ---- host B ---------------------------------------------------------------
 
 
@@ -276,7 +296,7 @@ def tool(scenario, kind):
 
 
 STEPS = {step.__name__: step
-         for step in (live, idle, pv, hvm, restored, exported, tool)}
+         for step in (live, idle, pv, hvm, rebooted, restored, exported, tool)}
 
 
 def main():
