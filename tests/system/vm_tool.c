@@ -9,57 +9,22 @@
  * itself. Exits 0, or 1 with a sentence on stderr.
  */
 
-#include "capture/vm.h"
-#include "common/clock.h"
-#include "common/io.h"
+#define PROGRESS_PAGES   4000
+#define PROGRESS_RECORDS 50
+#define PROGRESS_NS      (60 * VN_SEC)
+#include "system/guest_tool.h"
+
 #include "restore/rehydrate.h"
 
 #include <errno.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #define MEMORY    (256ull << 20)
-#define TIMEOUT   (20 * VN_SEC)
 #define DISK_SIZE "64M"
 
-static const char *guest_dir, *work_dir;
-
-static void die(const char *format, ...)
-    __attribute__((noreturn, format(printf, 1, 2)));
-static void die(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-/* The call must succeed. */
-#define DO(call)                                                               \
-    do {                                                                       \
-        struct vn_err err = VN_ERR_INIT;                                       \
-        if ((call) < 0)                                                        \
-            die("%s:%d: %s: %s", __FILE__, __LINE__, #call, err.msg);          \
-    } while (0)
-
 /* ---- guests ------------------------------------------------------------- */
-
-static char *make_dir(const char *name)
-{
-    char *dir = vn_format("%s/%s", work_dir, name);
-
-    DO(io_make_dirs(dir, &err));
-    return dir;
-}
 
 static void fill_config(struct vm_config *config, const char *dir, bool disk)
 {
@@ -87,44 +52,6 @@ static void fill_config(struct vm_config *config, const char *dir, bool disk)
     }
 }
 
-/* A number of the guest's last whole report; -1: none yet. */
-static long long report(const char *dir, const char *key)
-{
-    vn_auto(free) char *path = vn_format("%s/console.log", dir);
-    vn_auto(free) char *pattern = vn_format(" %s=", key);
-    vn_auto(fclose) FILE *file = fopen(path, "re");
-    char line[4096];
-    long long value = -1;
-
-    while (file && fgets(line, sizeof(line), file)) {
-        const char *at = strstr(line, pattern);
-
-        if (strstr(line, "ORACLE-VIOLATION") || strstr(line, "panic"))
-            die("guest: %s", line);
-        if (strncmp(line, "ORACLE ", 7) == 0 && strchr(line, '\n') && at)
-            value = atoll(at + strlen(pattern));
-    }
-    return value;
-}
-
-/* The guest writes memory (and disk): it lives. */
-static void expect_progress(const char *dir, bool disk)
-{
-    long long pages = report(dir, "mem_pages"), records = 0;
-    uint64_t until_ns = clock_now_ns() + 60 * VN_SEC;
-
-    if (disk)
-        records = report(dir, "disk_rec");
-    while (report(dir, "mem_pages") < pages + 4000 ||
-           (disk && report(dir, "disk_rec") < records + 50)) {
-        if (clock_now_ns() > until_ns)
-            die("the guest stands still: mem_pages %lld", pages);
-        usleep(100000);
-    }
-    if (report(dir, "mem_bad") != 0 || (disk && report(dir, "disk_bad") != 0))
-        die("the guest found bad memory or a bad disk");
-}
-
 static struct vm *start(const struct vm_config *config, const char *dir)
 {
     struct vn_err err = VN_ERR_INIT;
@@ -136,15 +63,6 @@ static struct vm *start(const struct vm_config *config, const char *dir)
     return vm;
 }
 
-static void expect_running(struct vm *vm)
-{
-    bool running = false;
-
-    DO(vm_is_running(vm, &running, &err));
-    if (!running)
-        die("the VM does not run");
-}
-
 /* No file of a snapshot is left. */
 static void expect_clean(const char *dir)
 {
@@ -153,12 +71,6 @@ static void expect_clean(const char *dir)
 
     if (system(command) != 0)
         die("files of the snapshot are left in %s", dir);
-}
-
-static void end(struct vm *vm)
-{
-    DO(vm_shutdown(vm, &err));
-    vm_free(vm);
 }
 
 /* ---- snapshots ---------------------------------------------------------- */
@@ -179,11 +91,6 @@ static void prepare_and_stop(struct vm *vm, enum vm_mode mode)
 
     prepare(vm, mode);
     DO(vm_stop(vm, &wall_ns, &err));
-}
-
-static void count_call(void *context)
-{
-    ++*(int *)context;
 }
 
 /* A whole snapshot into the store, as `name`; returns its manifest. */
@@ -221,19 +128,6 @@ static json_t *snapshot(struct vm *vm, struct store *store, const char *name,
            (unsigned long long)counts.bytes_new);
     fflush(stdout);
     return manifest;
-}
-
-static struct store *make_store(void)
-{
-    vn_auto(free) char *path = vn_format("%s/store", work_dir);
-    struct vn_err opening = VN_ERR_INIT;
-    struct store *store;
-
-    DO(store_init(path, &err));
-    store = store_open(path, &opening);
-    if (!store)
-        die("store: %s", opening.msg);
-    return store;
 }
 
 /* ---- scenarios ---------------------------------------------------------- */

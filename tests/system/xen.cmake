@@ -3,6 +3,7 @@
 if(TARGET PkgConfig::xen)
     add_executable(xen_tool xen_tool.c)
     target_link_libraries(xen_tool vn_restore)
+    target_include_directories(xen_tool PRIVATE ${CMAKE_SOURCE_DIR}/tests)
     add_executable(xen_standing xen_standing.c)
     target_link_libraries(xen_standing vn_capture)
     # Ten minutes: a part of `tests/run system`, or alone as `tests/run xen`,
