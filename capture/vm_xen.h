@@ -28,4 +28,11 @@ int vm_xen_probe(char ret_version[32], struct vn_err *err) VN_MUST_USE;
 int vm_xen_rescue(const char *address, uint64_t deadline_ns, bool *ret_stood,
                   struct vn_err *err) VN_MUST_USE;
 
+/*
+ * Have this host's CPUs what a domain with these CPUID leaves was started with
+ * (capture/xen_cpu.h)? VN_E_UNSUPPORTED names what they lack.
+ */
+int vm_xen_check_cpu(const uint8_t *leaves, size_t size, bool is_pv,
+                     struct vn_err *err) VN_MUST_USE;
+
 #endif

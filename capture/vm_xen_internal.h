@@ -19,6 +19,7 @@
  *     vm_xen_reader.c   the stream into memory, in a thread
  *     vm_xen_capture.c  prepare, stop, capture, save, finish, abort
  *     vm_xen_net.c      vifs
+ *     vm_xen_cpu.c      what the CPUs of this host can do
  *     vm_xen_loop.c     disk images as block devices
  *     vm_xen_disk.c     disks in a snapshot, each in its way
  *     vm_xen_dm.c       device-mapper snapshots below a running domain

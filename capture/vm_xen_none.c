@@ -37,3 +37,12 @@ int vm_xen_rescue(const char *address, uint64_t deadline_ns, bool *ret_stood,
     *ret_stood = false;
     return vn_fail(err, VN_E_UNSUPPORTED, "%s: " MISSING, address);
 }
+
+int vm_xen_check_cpu(const uint8_t *leaves, size_t size, bool is_pv,
+                     struct vn_err *err)
+{
+    (void)leaves;
+    (void)size;
+    (void)is_pv;
+    return vn_fail(err, VN_E_UNSUPPORTED, MISSING);
+}

@@ -110,6 +110,10 @@ const uint64_t *xen_stream_p2m_frames(const struct xen_stream *stream,
 int xen_stream_check_head(const void *data, size_t size,
                           enum xen_domain_type type,
                           struct vn_err *err) VN_MUST_USE;
+/* The CPUID leaves of a checked head (capture/xen_cpu.h), within `data`; none
+ * in what older Xens wrote: *ret_size 0. */
+const uint8_t *xen_stream_head_cpuid(const void *data, size_t size,
+                                     size_t *ret_size);
 int xen_stream_check_tail(const void *data, size_t size,
                           enum xen_domain_type type,
                           struct vn_err *err) VN_MUST_USE;

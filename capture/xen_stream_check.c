@@ -84,6 +84,23 @@ int xen_stream_check_head(const void *data, size_t size,
     return 0;
 }
 
+const uint8_t *xen_stream_head_cpuid(const void *data, size_t size,
+                                     size_t *ret_size)
+{
+    struct cursor c = cursor_of(data, size);
+    struct vn_err ignored = VN_ERR_INIT;
+    struct record record;
+
+    *ret_size = 0;
+    while (cursor_left(&c) && read_record(&c, &record, &ignored) == 0) {
+        if (record.type != XC_CPUID_POLICY)
+            continue;
+        *ret_size = record.length;
+        return record.body;
+    }
+    return NULL;
+}
+
 int xen_stream_check_tail(const void *data, size_t size,
                           enum xen_domain_type type, struct vn_err *err)
 {

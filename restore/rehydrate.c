@@ -2,7 +2,8 @@
  * One VM brought back: disks, emulator, state.
  *
  * Order. First the stream's source is opened, which checks the manifest, so
- * that a snapshot that lacks something fails before anything is made. Then
+ * that a snapshot that lacks something, or whose VM needs what this host has
+ * not, fails before anything is made. Then
  * the disks, for the emulator opens them at its start. Then the emulator,
  * which waits; and last the stream, written by a thread of ours into one end
  * of a socket pair while vm_load_state() lets the emulator read the other.
@@ -226,8 +227,10 @@ struct vm *rehydrate_vm(struct vm_config *config, const char *state_dir,
     struct vm *vm;
 
     source = state_source_open(store, manifest, config, err);
-    if (!source)
+    if (!source || state_source_check_host(source, err) < 0) {
+        vn_wrap(err, "restoring VM '%s'", config->name);
         return NULL;
+    }
     /* The stream loads on the very machine type it came from only. */
     if (state_source_machine(source)) {
         free(config->machine);

@@ -95,6 +95,12 @@ void state_source_free(struct state_source *source)
     free(source);
 }
 
+int state_source_check_host(const struct state_source *source,
+                            struct vn_err *err)
+{
+    return source->xen ? xen_stream_source_check_cpu(source->xen, err) : 0;
+}
+
 const char *state_source_machine(const struct state_source *source)
 {
     return source->qemu ? qemu_stream_source_machine(source->qemu) : NULL;

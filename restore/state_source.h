@@ -23,6 +23,10 @@ struct state_source *state_source_open(struct store *store,
                                        struct vn_err *err) VN_MUST_USE;
 void state_source_free(struct state_source *source);
 
+/* Can the state be loaded on this very host? VN_E_UNSUPPORTED says why not. */
+int state_source_check_host(const struct state_source *source,
+                            struct vn_err *err) VN_MUST_USE;
+
 /* The machine type that the stream is for, borrowed; NULL: any. */
 const char *state_source_machine(const struct state_source *source);
 

@@ -25,6 +25,7 @@
 #include "restore/xen_stream_write.h"
 
 #include "capture/qemu_objects.h"
+#include "capture/vm_xen.h"
 #include "capture/xen_objects.h"
 #include "common/buf.h"
 #include "common/io.h"
@@ -214,6 +215,18 @@ void xen_stream_source_free(struct xen_stream_source *source)
     buf_done(&source->emulator);
     xen_state_done(&source->state);
     free(source);
+}
+
+int xen_stream_source_check_cpu(const struct xen_stream_source *source,
+                                struct vn_err *err)
+{
+    size_t size;
+    const uint8_t *leaves =
+        xen_stream_head_cpuid(source->head.data, source->head.size, &size);
+
+    return size ? vm_xen_check_cpu(leaves, size, source->type == XEN_DOMAIN_PV,
+                                   err)
+                : 0;
 }
 
 void xen_stream_source_set_progress(struct xen_stream_source *source,

@@ -29,6 +29,11 @@ xen_stream_source_open(struct store *store, const json_t *manifest,
                        struct vn_err *err) VN_MUST_USE;
 void xen_stream_source_free(struct xen_stream_source *source);
 
+/* Have the CPUs of this host, a Xen host, what the domain was started with?
+ * VN_E_UNSUPPORTED names what they lack. */
+int xen_stream_source_check_cpu(const struct xen_stream_source *source,
+                                struct vn_err *err) VN_MUST_USE;
+
 /* From now on call this while writing, with the bytes of pages written and
  * those there are. */
 void xen_stream_source_set_progress(struct xen_stream_source *source,

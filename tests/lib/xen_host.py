@@ -79,15 +79,17 @@ class Command:
 class XenHost:
     """memory_mb: of the machine; dom0_mb: of dom0. disk: a file with a file
     system, /data in dom0, for what outlives a host. link: a unix socket path
-    that joins two hosts, one with listen=True."""
+    that joins two hosts, one with listen=True. cpu: what the machine's CPUs
+    lack, such as ",-avx2"."""
 
     # pylint: disable=too-many-arguments,too-many-instance-attributes
     def __init__(self, folder, name="xen", memory_mb=2048, dom0_mb=1024,
-                 disk=None, link=None, listen=False, cpus=2):
+                 disk=None, link=None, listen=False, cpus=2, cpu=""):
         self.name = name
         self.folder = os.path.abspath(folder)
         self.memory_mb, self.dom0_mb, self.cpus = memory_mb, dom0_mb, cpus
         self.disk, self.link, self.listen = disk, link, listen
+        self.cpu = cpu
         self.process = self.channel = None
         self.commands = {}
         self.ready = threading.Event()
@@ -98,7 +100,7 @@ class XenHost:
                   "dom0_max_vcpus=1 dom0_vcpus_pin console=com1 com1=115200,8n1 loglvl=all "
                   "guest_loglvl=all noreboot spec-ctrl=eager-fpu")
         args = ["qemu-system-x86_64", "-machine", "q35,accel=tcg",
-                "-cpu", "max,-smap,-rdtscp", "-m", str(self.memory_mb),
+                "-cpu", "max,-smap,-rdtscp" + self.cpu, "-m", str(self.memory_mb),
                 "-smp", str(self.cpus), "-nodefaults", "-no-reboot",
                 "-display", "none", "-serial",
                 "file:" + os.path.join(self.folder, "console.log"),
@@ -232,12 +234,14 @@ def main():
     parser.add_argument("--memory", type=int, default=2048)
     parser.add_argument("--dom0", type=int, default=1024)
     parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--cpu", default="", help="such as ,-avx2")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     build()
     folder = args.folder or tempfile.mkdtemp(prefix="vnx-")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    opts = {"memory_mb": args.memory, "dom0_mb": args.dom0, "cpus": args.cpus}
+    opts = {"memory_mb": args.memory, "dom0_mb": args.dom0, "cpus": args.cpus,
+            "cpu": args.cpu}
     link = os.path.join(folder, "link") if args.hosts == 2 else None
     with contextlib.ExitStack() as stack:
         # The last one connects to the first one's socket.

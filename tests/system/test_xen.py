@@ -23,6 +23,7 @@ ON_A = ["live", "idle", "pv", "hvm", "rebooted"]
 ON_B = ["restored live@2", "restored pv@2", "exported live@2 b",
         "exported pv@1 b", "exported hvm@1 a", "tool deaf pvh",
         "tool deaths pvh", "tool rescue pvh", "tool attach pvh"]
+ON_C = ["small_host idle@2"]
 
 
 class Xen(unittest.TestCase):
@@ -44,11 +45,11 @@ class Xen(unittest.TestCase):
 
     kept = False
 
-    def run_steps(self, name, steps):
+    def run_steps(self, name, steps, **options):
         programs = os.path.realpath(os.environ["VN_BIN"])
         inside = os.path.join("/src", os.path.relpath(programs, xen_host.TOP))
         with xen_host.XenHost(os.path.join(self.folder, name), name,
-                              disk=self.disk) as host:
+                              disk=self.disk, **options) as host:
             print(f"Xen host {name}: up after {host.boot_seconds:.1f} s",
                   flush=True)
             for step in steps:
@@ -69,6 +70,9 @@ class Xen(unittest.TestCase):
 
     def test_2_host_b(self):
         self.run_steps("xb", ON_B)
+
+    def test_3_small_host(self):
+        self.run_steps("xc", ON_C, cpu=",-avx2")
 
 
 def main():

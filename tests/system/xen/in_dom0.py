@@ -285,6 +285,46 @@ def exported(name, vm):
     os.unlink(path)
 
 
+def refuse(net, word, *args, store=None):
+    """A command fails, says why, and leaves no domain behind."""
+    names = "xl list | awk 'NR > 1 {print $1}'"
+    before = sh(names)
+    result = net.bed.vnstore(*args, check=False, store=store)
+    text = result.stderr.strip()
+    if result.returncode == 0 or word not in text:
+        raise BedError(f"{args}: exit {result.returncode}: {text}")
+    if sh(names) != before:
+        raise BedError(f"domains before: {before}, after: {sh(names)}")
+    say(text)
+
+
+def small_host(name):
+    """This host's CPUs cannot what those of the snapshot can; and its store is
+    full."""
+    net = Network("idle", "pvh", vms="a", rate=0, mps=0)
+    net.yaml = net.bed.write_vne(net.vms, name="idle", opts=net.opts)
+    refuse(net, "features that the domain was started with: avx2", "restore",
+           name, "--hosts", net.yaml, "--to-hosts", "h1")
+    net.bed.close()
+
+    net = Network("full", "pvh", vms="a", rate=0, mps=0)
+    net.up()
+    net.wait_reports(4)
+    sh("mkdir /var/tmp/small; mount -t tmpfs -o size=7m none /var/tmp/small; "
+       f"{BIN}/vnstore init /var/tmp/small/store")
+    refuse(net, "No space left", "snapshot", net.yaml,
+           store="/var/tmp/small/store")
+    net.wait_reports(4)
+    listed = net.bed.vnstore_json("list", store="/var/tmp/small/store")
+    listed = listed["snapshots"]
+    net.bed.vnstore("verify", store="/var/tmp/small/store")
+    if listed:
+        raise BedError(f"a snapshot in a full store: {listed}")
+    net.bed.vnstore("down", net.yaml)
+    sh("umount /var/tmp/small")
+    net.bed.close()
+
+
 def tool(scenario, kind):
     """Scenarios of the back end alone: guests that are deaf or die, agents
     that die, domains of others."""
@@ -296,7 +336,8 @@ def tool(scenario, kind):
 
 
 STEPS = {step.__name__: step
-         for step in (live, idle, pv, hvm, rebooted, restored, exported, tool)}
+         for step in (live, idle, pv, hvm, rebooted, restored, exported,
+                      small_host, tool)}
 
 
 def main():
