@@ -160,6 +160,7 @@ static int tidy_index(struct gc *gc, struct vn_err *err)
         index_compact(store->index, &count, err) < 0 && err->code != ENOSPC)
         return -1;
     index_punch(store->index, &bytes);
+    index_known_refresh(store->index, gc->counts.chunks_removed);
     return 0;
 }
 

@@ -70,39 +70,49 @@ int index_place_decode(const struct index *index, const MDB_val *value,
     return 0;
 }
 
-int index_find(struct index *index, const struct chunk_id *ids, size_t count,
-               struct chunk_place *ret, struct vn_err *err)
+static int open_reader(struct index *index, MDB_txn **txn, MDB_cursor **cursor,
+                       struct vn_err *err)
+{
+    int rc;
+
+    if (index_begin(index, MDB_RDONLY, txn, err) < 0)
+        return -1;
+    rc = mdb_cursor_open(*txn, index->tables[TABLE_CHUNKS], cursor);
+    return rc ? index_fail(index, rc, "look up chunks", err) : 0;
+}
+
+int index_find_in(struct index *index, const struct index_filter *filter,
+                  const struct chunk_id *ids, size_t count,
+                  struct chunk_place *ret, struct vn_err *err)
 {
     vn_auto(index_txn) MDB_txn *txn = NULL;
     vn_auto(index_cursor) MDB_cursor *cursor = NULL;
     int rc;
 
-    if (count == 0)
-        return 0;
-    if (index_begin(index, MDB_RDONLY, &txn, err) < 0)
-        return -1;
-    rc = mdb_cursor_open(txn, index->tables[TABLE_CHUNKS], &cursor);
-    if (rc)
-        return index_fail(index, rc, "look up chunks", err);
     for (size_t i = 0; i < count; i++) {
         MDB_val key = index_key_id(&ids[i]);
         MDB_val value;
 
+        ret[i] = (struct chunk_place){0};
+        if (filter && !index_filter_has(filter, &ids[i]))
+            continue;
+        if (!cursor && open_reader(index, &txn, &cursor, err) < 0)
+            return -1;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
         if (rc == MDB_NOTFOUND)
-            ret[i] = (struct chunk_place){0};
-        else if (rc)
+            continue;
+        if (rc)
             return index_fail(index, rc, "look up a chunk", err);
-        else if (index_place_decode(index, &value, &ret[i], err) < 0)
+        if (index_place_decode(index, &value, &ret[i], err) < 0)
             return -1;
     }
     return 0;
 }
 
-int index_find_known(struct index *index, const struct chunk_id *ids,
-                     size_t count, struct chunk_place *ret, struct vn_err *err)
+int index_find(struct index *index, const struct chunk_id *ids, size_t count,
+               struct chunk_place *ret, struct vn_err *err)
 {
-    return index_find(index, ids, count, ret, err);
+    return index_find_in(index, NULL, ids, count, ret, err);
 }
 
 int index_put_pack(struct index *index, MDB_txn *txn,
@@ -178,6 +188,7 @@ int index_add_in(struct index *index, MDB_txn *txn,
     for (size_t i = 0; i < pack_count; i++)
         if (index_put_pack(index, txn, &packs[i], MDB_NOOVERWRITE, err) < 0)
             return -1;
+    index_known_add(index, chunks, chunk_count);
     rc = mdb_cursor_open(txn, index->tables[TABLE_CHUNKS], &cursor);
     if (rc)
         return index_fail(index, rc, "enter chunks", err);

@@ -66,7 +66,7 @@ int index_find(struct index *index, const struct chunk_id *ids, size_t count,
 
 /*
  * The same for a writer's question whether a chunk is stored already: misses
- * are answered from a filter (index_filter.h) where there is one. It may say of
+ * are answered from a filter (index_known.c) where there is one. It may say of
  * a chunk that is stored that it is not, which costs a second copy; so it is
  * not for those who need the chunk.
  */
@@ -196,6 +196,10 @@ int index_compact(struct index *index, uint64_t *ret_count,
 /* Give the space of LMDB's free pages back to the file system, as far as no
  * reader needs them and the file system can. *ret_bytes: how much, about. */
 void index_punch(struct index *index, uint64_t *ret_bytes);
+
+/* Make the filter of known chunks anew if there is none, it is too small, or
+ * `removed` chunks are too many; a large store only. It may be slow. */
+void index_known_refresh(struct index *index, uint64_t removed);
 
 /* ---- snapshots -------------------------------------------------------- */
 

@@ -97,5 +97,7 @@ int index_add(struct index *index, const struct index_pack *packs,
             return -1;
         done += n;
     } while (done < chunk_count);
+    if (chunk_count > 0)
+        index_known_refresh(index, 0);
     return 0;
 }

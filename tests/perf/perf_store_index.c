@@ -298,6 +298,9 @@ static void collect(void)
     printf("{\"what\":\"punch\",\"mib\":%llu,\"seconds\":%.3f}\n",
            (unsigned long long)(bytes >> 20), since(begin));
     print_space("after punch");
+    begin = clock_now_ns();
+    index_known_refresh(b.index, b.count / 2);
+    print_rate("filter made anew", b.count / 2, since(begin), 0);
     free(ids);
 }
 
