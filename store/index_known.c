@@ -26,8 +26,8 @@
  * file that the next one removes; a lock on it tells whether he lives.
  *
  * After a power loss bits may be missing, so a filter of a boot that is over
- * counts only if it was closed in order. (index_filter.c). Without one writers
- * ask LMDB, until gc or the next entering makes a new one; that takes 0.3 s a
+ * counts only if it was closed in order (index_filter.c). Without one writers
+ * ask LMDB, until gc or the next entering makes a new one; that takes 0.1 s a
  * million chunks. It has room for half as many again as there are, then it is
  * made anew: over time two to three readings of the table.
  */
