@@ -135,10 +135,12 @@ void index_known_close(struct index *index)
     vn_auto(index_txn) MDB_txn *lock = NULL;
     struct vn_err ignored = VN_ERR_INIT;
 
+    /* In a write transaction, so that nobody sets bits meanwhile; and before
+     * the lock, as everywhere. */
+    if (known->added && index_begin(index, 0, &lock, &ignored) < 0)
+        known->added = false;
     vn_lock_scope(&known->lock);
-    /* Nobody sets bits meanwhile: that is done in a write transaction. */
     if (known->added && current(index) &&
-        index_begin(index, 0, &lock, &ignored) == 0 &&
         index_filter_clean(known->filter, &ignored) == 0)
         known->added = false;
     index_filter_release(known->filter);
