@@ -11,6 +11,11 @@
  *          it was condemned (index_gc.c), or 0.
  * meta     "next_pack": the mark below which pack numbers are spent.
  *
+ * Look-ups: MDB_SET on one cursor stays in the leaf where the next id is in it
+ * too, and else begins at the root, whose upper pages are in the caches: what
+ * costs is the leaf. Steps of MDB_NEXT before a new search (MDB_SET_RANGE) were
+ * slower for any batch from 512 to 262144 of 2 and of 8 million chunks.
+ *
  * Invariant: the row of a pack is written no later than the first row of its
  * chunks (index_add.c), so a chunk in the table always lies in a pack in the
  * table. The first place of a chunk wins: when two writers store the same

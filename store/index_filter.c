@@ -42,6 +42,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define HEAD_SIZE      4096u
@@ -50,6 +51,7 @@
 #define BLOCKS_MAX     (1ull << 32)
 #define BITS_PER_CHUNK 12u
 #define ZEROS          65536u
+#define SPACE_LEFT     (64u << 20) /* on the file system, beside it */
 #define AT_CHECK       48u
 #define AT_BOOT        64u
 #define AT_CLEAN       80u
@@ -199,7 +201,13 @@ static int write_file(int fd, const uint8_t *head, uint64_t size,
                       struct vn_err *err)
 {
     vn_auto(free) uint8_t *zeros = vn_alloc(ZEROS);
+    struct statvfs st;
 
+    /* A hint must not take the last space from those who store. */
+    if (fstatvfs(fd, &st) < 0 ||
+        (uint64_t)st.f_bavail * st.f_frsize < size + SPACE_LEFT)
+        return vn_fail(err, ENOSPC, "a filter of %llu bytes",
+                       (unsigned long long)size);
     for (uint64_t at = 0; at < size; at += ZEROS)
         if (io_pwrite(fd, zeros, size - at < ZEROS ? size - at : ZEROS, at,
                       err) < 0)
