@@ -19,6 +19,8 @@
  *                rows of chunks, rows of packs, then the packs
  *     rewrite    live chunks copied as they are to new packs and the index
  *                turned to them; then condemn and sweep what they left
+ *     tidy       the index packed densely where it has become sparse
+ *                (index_compact.c), its free pages given back (index_punch.c)
  *
  * Wholly dead packs go before others are rewritten: on a full disk that is
  * where the space for the copies comes from.
@@ -48,11 +50,13 @@
 #include "common/clock.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <time.h>
 
 #define MARKS_CAPACITY (4u << 20)
 #define LOCK_POLL_MS   100u
+#define TIDY_SPACE     (16u << 20) /* what compacting the index may need */
 
 struct gc_pack *gc_pack_of(struct gc *gc, uint64_t pack_id)
 {
@@ -139,6 +143,27 @@ static int change(struct gc *gc, struct vn_err *err)
     return result;
 }
 
+/*
+ * The index's own space. On a full disk holes come first, and what cannot be
+ * done then is left to the next gc.
+ */
+static int tidy_index(struct gc *gc, struct vn_err *err)
+{
+    struct store *store = gc->store;
+    struct vn_err full = VN_ERR_INIT;
+    uint64_t count;
+    uint64_t bytes;
+
+    if (store_check_space(store, TIDY_SPACE, &full) < 0)
+        index_punch(store->index, &bytes);
+    if (store_check_space(store, TIDY_SPACE, &full) == 0 &&
+        index_compact(store->index, &count, err) < 0 && err->code != ENOSPC)
+        return -1;
+    index_punch(store->index, &bytes);
+    index_known_refresh(store->index, gc->counts.chunks_removed);
+    return 0;
+}
+
 static int collect(struct gc *gc, struct vn_err *err)
 {
     if (set_fence(gc, err) < 0 || gc_orphans(gc, err) < 0 ||
@@ -148,7 +173,7 @@ static int collect(struct gc *gc, struct vn_err *err)
         predict(gc);
         return 0;
     }
-    return change(gc, err);
+    return change(gc, err) < 0 ? -1 : tidy_index(gc, err);
 }
 
 struct engine_lock *store_lock(struct store *store, bool exclusive,

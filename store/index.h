@@ -8,7 +8,7 @@
  *
  * All calls may be made from any thread and block on the disk; calls that
  * write wait for other writers, in this and in other processes. Each call is
- * one transaction.
+ * one transaction where nothing else is said.
  */
 
 #include "store/ident.h"
@@ -65,9 +65,23 @@ int index_find(struct index *index, const struct chunk_id *ids, size_t count,
                struct chunk_place *ret, struct vn_err *err) VN_MUST_USE;
 
 /*
+ * The same for a writer's question whether a chunk is stored already: misses
+ * are answered from a filter (index_known.c) where there is one. It may say of
+ * a chunk that is stored that it is not, which costs a second copy; so it is
+ * not for those who need the chunk.
+ */
+int index_find_known(struct index *index, const struct chunk_id *ids,
+                     size_t count, struct chunk_place *ret,
+                     struct vn_err *err) VN_MUST_USE;
+
+/*
  * Enter packs that are durable, and their chunks, which are sorted by id. A
  * chunk that is known already keeps its old place, unless that is in a pack
- * that is condemned.
+ * that is condemned. Many chunks go in several transactions, the packs in the
+ * first: after a failure, or a crash, some of the chunks may have been
+ * entered, and only when it returned 0 have all. It may be tried again with
+ * the same packs. VN_E_CORRUPT: another pack of that number is there;
+ * VN_E_STATE: a pack was collected meanwhile, as no hold protects it.
  */
 int index_add(struct index *index, const struct index_pack *packs,
               size_t pack_count, const struct index_chunk *chunks,
@@ -170,6 +184,23 @@ int index_sweep_packs(struct index *index, const uint64_t *pack_ids,
                       size_t count, uint64_t *ret, size_t *ret_count,
                       struct vn_err *err) VN_MUST_USE;
 
+/* ---- its own space ---------------------------------------------------- */
+
+/*
+ * Pack the table of chunks densely, if it is sparse. Many short transactions
+ * beside which others work; the rows stay the same. May be killed. *ret_count:
+ * chunks that were rewritten, 0 if there was no need.
+ */
+int index_compact(struct index *index, uint64_t *ret_count,
+                  struct vn_err *err) VN_MUST_USE;
+/* Give the space of LMDB's free pages back to the file system, as far as no
+ * reader needs them and the file system can. *ret_bytes: how much, about. */
+void index_punch(struct index *index, uint64_t *ret_bytes);
+
+/* Make the filter of known chunks anew if there is none, it is too small, or
+ * `removed` chunks are too many; a large store only. It may be slow. */
+void index_known_refresh(struct index *index, uint64_t removed);
+
 /* ---- snapshots -------------------------------------------------------- */
 
 /*
@@ -220,7 +251,8 @@ struct index_stats {
     uint64_t snapshots;
     uint64_t packs;
     uint64_t chunks;
-    uint64_t bytes; /* LMDB pages in use */
+    uint64_t bytes;      /* LMDB pages in use */
+    uint64_t bytes_disk; /* what the file takes, free pages too */
 };
 int index_stats(struct index *index, struct index_stats *ret,
                 struct vn_err *err) VN_MUST_USE;

@@ -180,8 +180,11 @@ static void index_free(struct index *index)
 {
     if (!index)
         return;
-    if (index->env)
+    if (index->env) {
+        index_known_close(index);
         mdb_env_close(index->env);
+    }
+    pthread_mutex_destroy(&index->known.lock);
     free(index->dir);
     free(index);
 }
@@ -195,6 +198,7 @@ static struct index *open_env(const char *dir, struct vn_err *err)
     int dead;
 
     index->dir = vn_strdup(dir);
+    pthread_mutex_init(&index->known.lock, NULL);
     index->pid = getpid();
     index->users = 1;
     while ((result = try_env(index, map_size, err)) > 0)
@@ -281,6 +285,7 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
         index_free(index);
         return NULL;
     }
+    memcpy(index->store_id, store_id, 16);
     index->dev = st.st_dev;
     index->ino = st.st_ino;
     index->next = registry;

@@ -1,12 +1,15 @@
 #ifndef STORE_INDEX_INTERNAL_H
 #define STORE_INDEX_INTERNAL_H
 
-/* Shared by index.c, index_env.c, index_gc.c and index_snapshot.c only. */
+/* Shared by the files index*.c only. */
 
 #include "store/index.h"
+#include "store/index_filter.h"
 
 #include <endian.h>
 #include <lmdb.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #define INDEX_FORMAT 1u
@@ -26,10 +29,21 @@ enum index_table {
     TABLE_COUNT,
 };
 
+/* The filter of known chunks: index_known.c. */
+struct index_known {
+    pthread_mutex_t lock;
+    struct index_filter *filter; /* in use; or NULL */
+    struct index_filter *next;   /* that somebody makes; or NULL */
+    bool added;                  /* by this process */
+    atomic_bool hopeless;        /* it could not be made: do not try again */
+};
+
 struct index {
     MDB_env *env;
     MDB_dbi tables[TABLE_COUNT];
     char *dir;
+    uint8_t store_id[16];
+    struct index_known known;
     /* The registry of open environments. */
     struct index *next;
     dev_t dev;
@@ -114,6 +128,17 @@ int index_get_pack(struct index *index, MDB_txn *txn, uint64_t id,
 int index_get_condemned(struct index *index, MDB_txn *txn,
                         struct index_condemned *ret,
                         struct vn_err *err) VN_MUST_USE;
+
+/* index_find(), but what the filter has not counts as absent; NULL: none. */
+int index_find_in(struct index *index, const struct index_filter *filter,
+                  const struct chunk_id *ids, size_t count,
+                  struct chunk_place *ret, struct vn_err *err) VN_MUST_USE;
+
+/* Set the bits of chunks that are entered; in a write transaction. */
+void index_known_add(struct index *index, const struct index_chunk *chunks,
+                     size_t count);
+/* Nobody uses the index any more; its environment is still open. */
+void index_known_close(struct index *index);
 
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,

@@ -111,6 +111,7 @@ static int put_manifest(struct index *index, MDB_txn *txn,
 
     if (index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0)
         return -1;
+    index_known_add(index, chunk, 1);
     index_place_encode(&chunk->place, place);
     rc = mdb_put(txn, index->tables[TABLE_CHUNKS], &key, &value, 0);
     return rc ? index_fail(index, rc, "enter a manifest", err) : 0;

@@ -191,6 +191,7 @@ int store_stats(struct store *store, struct store_stats *ret,
                                 .chunks = index.chunks,
                                 .bytes_packs = packs,
                                 .bytes_index = index.bytes,
+                                .bytes_index_disk = index.bytes_disk,
                                 .bytes_logical = logical};
     return 0;
 }

@@ -249,9 +249,10 @@ struct store_stats {
     uint64_t snapshots;
     uint64_t packs;
     uint64_t chunks;
-    uint64_t bytes_packs;   /* on disk */
-    uint64_t bytes_index;   /* LMDB pages in use */
-    uint64_t bytes_logical; /* sizes of all objects of all snapshots */
+    uint64_t bytes_packs;      /* on disk */
+    uint64_t bytes_index;      /* LMDB pages in use */
+    uint64_t bytes_index_disk; /* what its file takes */
+    uint64_t bytes_logical;    /* sizes of all objects of all snapshots */
 };
 int store_stats(struct store *store, struct store_stats *ret,
                 struct vn_err *err) VN_MUST_USE;

@@ -328,7 +328,7 @@ static int find_missing(struct store_writer *writer,
     qsort(candidates, n, sizeof(*candidates), by_candidate);
     for (size_t i = 0; i < n; i++)
         sorted[i] = candidates[i].id;
-    if (index_find(writer->store->index, sorted, n, places, err) < 0)
+    if (index_find_known(writer->store->index, sorted, n, places, err) < 0)
         return -1;
     for (size_t i = 0; i < n; i++)
         missing[candidates[i].number] =

@@ -15,6 +15,8 @@ static json_t *stats_json(const struct store_stats *s)
     json_object_set_new(all, "chunks", jsonx_int(s->chunks));
     json_object_set_new(all, "bytes_packs", jsonx_int(s->bytes_packs));
     json_object_set_new(all, "bytes_index", jsonx_int(s->bytes_index));
+    json_object_set_new(all, "bytes_index_disk",
+                        jsonx_int(s->bytes_index_disk));
     json_object_set_new(all, "bytes_logical", jsonx_int(s->bytes_logical));
     return all;
 }
@@ -22,7 +24,7 @@ static json_t *stats_json(const struct store_stats *s)
 static json_t *stats_facts(const struct store_stats *s)
 {
     json_t *facts = json_array();
-    uint64_t disk = s->bytes_packs + s->bytes_index;
+    uint64_t disk = s->bytes_packs + s->bytes_index_disk;
     char text[16];
 
     ui_fact(facts, "snapshots", "%llu", (unsigned long long)s->snapshots);
@@ -32,7 +34,7 @@ static json_t *stats_facts(const struct store_stats *s)
     ui_fact(facts, "content", "%s in all objects", text);
     io_format_size(s->bytes_packs, text);
     ui_fact(facts, "packs on disk", "%s", text);
-    io_format_size(s->bytes_index, text);
+    io_format_size(s->bytes_index_disk, text);
     ui_fact(facts, "index on disk", "%s", text);
     if (disk)
         ui_fact(facts, "content / disk", "%.1f",
