@@ -14,7 +14,7 @@
  *     --seconds=N    stop after so long (0: never)
  *     --workers=N    processes (2)
  *     --scratch=DIR  where states are made (/dev/shm, else /tmp)
- *     --forget=WHAT  without the syncs of packs, folders, index or config
+ *     --forget=WHAT  without the syncs of packs, folders, index, config, names
  *     --state=POINT:KIND:NUMBER  this state only, telling what is lost
  *
  * Several processes go through the same states and each checks those whose
@@ -191,8 +191,10 @@ static int do_all(struct replay *r, struct vn_err *err)
 
     for (size_t point = 1 + o->seed % o->every; point <= r->log->op_count;
          point += o->every) {
-        if (r->end_ns && clock_now_ns() > r->end_ns)
+        if (r->end_ns && clock_now_ns() > r->end_ns) {
+            printf("out of time at operation %zu\n", point);
             break;
+        }
         if (do_point(r, point, err) < 0)
             return -1;
     }
@@ -216,7 +218,6 @@ static int do_one(struct replay *r, struct vn_err *err)
         if (fates[i] != FATE_DONE && oplog_changes(&r->log->ops[i]))
             printf("  %s: %s\n", fates[i] == FATE_LOST ? "lost" : "torn", line);
     }
-    oplog_describe(r->log, only->point - 1, (char[200]){0});
     return do_state(r, *only, err);
 }
 
@@ -337,7 +338,7 @@ static int run(const struct options *opts, const struct oplog *log,
 /* ---- options ---------------------------------------------------------- */
 
 static const char *const forget_names[] = {"packs", "folders", "index",
-                                           "config"};
+                                           "config", "names"};
 
 static unsigned parse_forget(const char *text)
 {

@@ -32,7 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXHAUSTIVE_MAX 4u /* 2^n subsets up to here */
+#define EXHAUSTIVE_MAX 3u /* 2^n subsets up to here */
 
 const char *const state_kind_names[STATE_KINDS] = {
     "all",    "none",    "drop-one", "only-one",
@@ -95,8 +95,9 @@ static bool is_forgotten(const struct states *s, uint32_t node)
     const struct oplog_node *n = &s->log->nodes[node];
 
     if (n->is_dir)
-        return s->forget & FORGET_FOLDERS &&
-               strspn(n->name, "0123456789abcdef") == 9;
+        return s->forget &
+               (strspn(n->name, "0123456789abcdef") == 9 ? FORGET_FOLDERS
+                                                         : FORGET_NAMES);
     return (s->forget & FORGET_PACKS && ends(n->name, ".pack")) ||
            (s->forget & FORGET_INDEX && strcmp(n->name, "data.mdb") == 0) ||
            (s->forget & FORGET_CONFIG && strcmp(n->name, "config.json") == 0);

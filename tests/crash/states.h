@@ -28,7 +28,8 @@ enum forget {
     FORGET_PACKS = 1,   /* of packs */
     FORGET_FOLDERS = 2, /* of folders of packs */
     FORGET_INDEX = 4,   /* of data.mdb */
-    FORGET_CONFIG = 8   /* of config.json before its rename */
+    FORGET_CONFIG = 8,  /* of config.json before its rename */
+    FORGET_NAMES = 16   /* of all directories but those folders */
 };
 
 struct states;

@@ -14,6 +14,8 @@
  * the machine may come at any time after. And at the end two threads at once.
  *
  * Usage: crash_workload DIR   below which the store "store" is made
+ *
+ * test_replay.sh runs it under the recorder, crash_kill with faults.
  */
 
 #include "crash/digest.h"
@@ -219,6 +221,34 @@ static void die_at(const char *fault, const char *name, struct content c)
     }
 }
 
+/* A snapshot's content is condemned, and a commit takes it back. */
+static void rescue(struct store *store)
+{
+    struct vn_err err = VN_ERR_INIT;
+    vn_auto(store_hold) struct store_hold *hold = NULL;
+    vn_auto(json) json_t *manifest = manifest_new("rescue@2", "files");
+    vn_auto(json) json_t *old = NULL;
+    struct map_root image;
+    struct map_root state;
+    uint64_t digest;
+
+    commit(store, "rescue@1", (struct content){.pages = 20, .seed = 6});
+    hold = store_hold_open(store, &err);
+    check(hold, &err);
+    old = store_load(store, "rescue@1", &err);
+    check(old && digest_read(store, old, &digest, &err) == 0 &&
+              manifest_object(old, DIGEST_IMAGE, &image, &err) == 0 &&
+              manifest_object(old, DIGEST_STATE, &state, &err) == 0,
+          &err);
+    drop(store, "rescue@1");
+    collect(store, 100);
+    manifest_add(manifest, DIGEST_IMAGE, &image);
+    manifest_add(manifest, DIGEST_STATE, &state);
+    mark("begin", "rescue@2", digest);
+    check(store_commit(store, manifest, &err) == 0, &err);
+    mark("done", "rescue@2", 0);
+}
+
 static void *commit_beside(void *arg)
 {
     commit(arg, "beside@1", (struct content){.pages = 24, .seed = 8});
@@ -275,6 +305,7 @@ static void work(void)
                             .parent = "lab@3"});
     prune(store);
     collect(store, 50);
+    rescue(store);
     collect_beside(store);
     store_close(store);
 }
