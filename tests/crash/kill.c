@@ -4,11 +4,11 @@
  * then (check.c). The points are read from the sources, so a new one is covered
  * or the test fails: nobody passes it.
  *
- *     crash_kill WORKLOAD SOURCES [FACTOR]
+ *     crash_kill WORKLOAD SOURCES [STEP]
  *
  * SOURCES is the folder store/. The machine lives on, so nothing that was
  * written is lost; that is what crash_replay is about. Passages are taken one
- * by one at first and then with growing steps; a larger FACTOR takes more.
+ * by one at first and then with growing steps, with a STEP of 0 all.
  */
 
 #include "crash/check.h"
@@ -138,14 +138,13 @@ static void check(const char *root, const char *log_path, const char *fault)
 }
 
 /* How often was it killed there? */
-static unsigned kill_at(const char *workload, const char *point,
-                        unsigned factor)
+static unsigned kill_at(const char *workload, const char *point, unsigned step)
 {
     vn_auto(free) char *root = vn_format("%s/root", dir);
     vn_auto(free) char *log = vn_format("%s/log", dir);
     unsigned kills = 0;
 
-    for (unsigned nth = 1;; nth += 1 + nth / factor) {
+    for (unsigned nth = 1;; nth += 1 + nth * step / 4) {
         vn_auto(free) char *fault = vn_format("%s:%u:kill", point, nth);
 
         prepare(root, log);
@@ -158,10 +157,10 @@ static unsigned kill_at(const char *workload, const char *point,
 
 int main(int argc, char **argv)
 {
-    unsigned factor = argc == 4 ? (unsigned)atoi(argv[3]) : 4;
+    unsigned step = argc == 4 ? (unsigned)atoi(argv[3]) : 1;
     unsigned missed = 0;
 
-    if (argc < 3 || factor < 1)
+    if (argc < 3)
         return 64;
     snprintf(dir, sizeof(dir), "%s/vn-kill-XXXXXX",
              access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
@@ -169,7 +168,7 @@ int main(int argc, char **argv)
         return 1;
     find_points(argv[2]);
     for (size_t i = 0; i < point_count; i++) {
-        unsigned kills = kill_at(argv[1], points[i], factor);
+        unsigned kills = kill_at(argv[1], points[i], step);
 
         printf("%s: killed %u times\n", points[i], kills);
         missed += kills == 0;
