@@ -28,8 +28,8 @@
 
 #define RESERVE_SIZE (4u << 20)
 #define LOW          (1u << 20) /* with less free space it is needed */
-#define PLENTY       (4ull * RESERVE_SIZE)
-#define BLOCK        512u /* unit of st_blocks */
+#define PLENTY       (16ull * RESERVE_SIZE) /* with less, none is taken */
+#define BLOCK        512u                   /* unit of st_blocks */
 
 static uint64_t free_space(struct store *store)
 {
