@@ -91,14 +91,15 @@ static void do_rename(struct tree *tree, const struct oplog_op *op)
 
     if (from)
         remove_entry(tree, from);
-    if (op->node != OPLOG_NONE)
-        set_entry(tree, op->dir2, op->name2, op->name2_size, op->node);
+    set_entry(tree, op->dir2, op->name2, op->name2_size, op->node);
 }
 
 static void do_name(struct tree *tree, const struct oplog_op *op)
 {
     struct entry *entry;
 
+    if (op->node == OPLOG_NONE && op->type != LOG_UNLINK)
+        return; /* of a file that the recorder does not know: it will show */
     switch (op->type) {
     case LOG_CREATE:
     case LOG_MKDIR:
