@@ -29,9 +29,10 @@ if ! "$programs/crash_replay" "$@" "$dir/log" "$dir/root"; then
     exit 1
 fi
 
-mkdir "$dir/scratch"
+scratch=$(mktemp -d "$(test -w /dev/shm && echo /dev/shm || echo "$dir")/vn-crash-XXXXXX")
+trap 'rm -rf "$dir" "$scratch"' EXIT
 for what in packs folders index config names; do
-    if "$programs/crash_replay" --scratch="$dir/scratch" --forget=$what \
+    if "$programs/crash_replay" --scratch="$scratch" --forget=$what \
         "$dir/log" "$dir/root" >"$dir/out"; then
         echo "nothing was found without the syncs of: $what"
         exit 1
