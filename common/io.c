@@ -134,6 +134,19 @@ int io_sync_dir(const char *path, struct vn_err *err)
     return 0;
 }
 
+int io_sync_parent(const char *path, struct vn_err *err)
+{
+    vn_auto(free) char *dir = vn_strdup(path);
+    size_t len = strlen(dir);
+
+    while (len > 1 && dir[len - 1] == '/') /* "a/b/" lies in "a" */
+        len--;
+    while (len > 0 && dir[len - 1] != '/')
+        len--;
+    dir[len > 1 ? len - 1 : len] = 0;
+    return io_sync_dir(len > 0 ? dir : ".", err);
+}
+
 static int write_and_rename(int fd, const char *temporary, const char *path,
                             const void *data, size_t size, struct vn_err *err)
 {
@@ -150,9 +163,7 @@ int io_replace_file(const char *path, const void *data, size_t size,
                     struct vn_err *err)
 {
     vn_auto(free) char *temporary = vn_format("%s.tmp-XXXXXX", path);
-    vn_auto(free) char *dir = vn_strdup(path);
     vn_auto(close) int fd = mkostemp(temporary, O_CLOEXEC);
-    char *slash = strrchr(dir, '/');
 
     if (fd < 0)
         return vn_fail(err, errno, "create '%s'", temporary);
@@ -160,9 +171,7 @@ int io_replace_file(const char *path, const void *data, size_t size,
         unlink(temporary);
         return -1;
     }
-    if (slash)
-        *slash = 0;
-    return io_sync_dir(!slash ? "." : slash == dir ? "/" : dir, err);
+    return io_sync_parent(path, err);
 }
 
 int io_make_dirs(const char *path, struct vn_err *err)
@@ -175,8 +184,12 @@ int io_make_dirs(const char *path, struct vn_err *err)
         if (c != '/' && c != 0)
             continue;
         *p = 0;
-        if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+        if (mkdir(copy, 0700) == 0) {
+            if (io_sync_parent(copy, err) < 0)
+                return -1;
+        } else if (errno != EEXIST) {
             return vn_fail(err, errno, "make directory '%s'", copy);
+        }
         if (c == 0)
             return 0;
         *p = c;

@@ -30,11 +30,13 @@ int io_read_file(const char *path, struct buf *out,
 int io_replace_file(const char *path, const void *data, size_t size,
                     struct vn_err *err) VN_MUST_USE;
 
-/* mkdir -p, mode 0700 for what is created. */
+/* mkdir -p, mode 0700 for what is created, durably. */
 int io_make_dirs(const char *path, struct vn_err *err) VN_MUST_USE;
 
 /* Durably record the names in a directory. */
 int io_sync_dir(const char *path, struct vn_err *err) VN_MUST_USE;
+/* The same for the directory in which the path lies. */
+int io_sync_parent(const char *path, struct vn_err *err) VN_MUST_USE;
 
 /* n random bytes from the kernel. */
 int io_random(void *data, size_t size, struct vn_err *err) VN_MUST_USE;

@@ -86,13 +86,22 @@ char *engine_file_pack_path(const struct engine_file *e, uint64_t pack_id,
 
 /* ---- writing ---------------------------------------------------------- */
 
-static int make_pack_dir(struct engine_file *e, const char *dir,
-                         struct vn_err *err)
+/* Also a folder that is there may not be durable: whoever made it may have been
+ * killed before the sync. So each process syncs for itself, once. */
+static int make_pack_dir(struct engine_file *e, uint64_t pack_id,
+                         const char *dir, struct vn_err *err)
 {
-    if (mkdir(dir, 0700) == 0)
-        return io_sync_dir(e->dir, err);
-    if (errno != EEXIST)
+    uint64_t folder = (pack_id >> 12) + 1;
+
+    if (mkdir(dir, 0700) < 0 && errno != EEXIST)
         return vn_fail(err, errno, "make directory '%s'", dir);
+    if (atomic_load(&e->folder) == folder)
+        return 0;
+    if (fault_hit("store.pack.folder"))
+        return vn_fail(err, EIO, "sync directory '%s'", e->dir);
+    if (io_sync_dir(e->dir, err) < 0)
+        return -1;
+    atomic_store(&e->folder, folder);
     return 0;
 }
 
@@ -181,7 +190,7 @@ static int file_put(struct engine *engine, uint64_t pack_id,
 
     if (fault_hit("store.pack.create"))
         return vn_fail(err, EIO, "create '%s'", temporary);
-    if (make_pack_dir(e, dir, err) < 0)
+    if (make_pack_dir(e, pack_id, dir, err) < 0)
         return -1;
     result = write_direct(temporary, data, size, err);
     if (result > 0)

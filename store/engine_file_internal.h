@@ -6,6 +6,8 @@
 #include "common/auto.h"
 #include "store/engine_provider.h"
 
+#include <stdatomic.h>
+
 #define ENGINE_FDS_MAX 64
 
 struct pack_fd {
@@ -19,6 +21,7 @@ struct pack_fd {
 struct engine_file {
     struct engine engine;
     char *dir;
+    atomic_ullong folder; /* the last whose name is durable, plus 1 */
     pthread_mutex_t lock;
     uint64_t tick;                      /* guarded by lock */
     struct pack_fd fds[ENGINE_FDS_MAX]; /* guarded by lock */

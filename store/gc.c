@@ -202,6 +202,8 @@ int store_gc(struct store *store, const struct store_gc_opts *opts,
     gc.walk.store = store;
     lock = store_lock(store, true, opts->wait_ms, err);
     if (lock) {
+        if (!opts->dry_run)
+            store_reserve_release(store);
         gc.marks = gc_marks_new(store->path, MARKS_CAPACITY);
         result = collect(&gc, err);
         gc_marks_free(gc.marks);
@@ -211,6 +213,8 @@ int store_gc(struct store *store, const struct store_gc_opts *opts,
     }
     if (result == 0)
         gc_progress(&gc, 1000, 1000, 0, 0);
+    if (result == 0 && !opts->dry_run)
+        store_reserve_renew(store);
     *ret = gc.counts;
     return result < 0 ? vn_wrap(err, "collecting '%s'", store->path) : 0;
 }

@@ -20,6 +20,7 @@
 
 #define CHUNK_BATCH 8192u
 #define SWEEP_BATCH 32768u
+#define SWEEP_LEAST 32u /* rows in a transaction on a full disk */
 #define PACK_BATCH  1024u
 #define CONDEMN_MAX 1000u /* tries, each beaten by a new snapshot */
 #define POLL_MS     50u
@@ -100,20 +101,33 @@ struct sweep {
     struct index_condemned packs; /* those to be swept */
     struct index_chunk *rows;     /* SWEEP_BATCH */
     size_t count;
+    size_t batch;  /* rows in one transaction */
     unsigned from; /* share of the progress */
     unsigned to;
 };
 
+/*
+ * A transaction writes every page of the index that it changes to a new place,
+ * which may be one page a row. Where the disk has no room for that fewer rows
+ * go at a time: pages that a transaction has left serve the next but one.
+ */
 static int sweep_rows(struct sweep *s, struct vn_err *err)
 {
     size_t deleted;
+    size_t n;
 
-    if (s->count == 0)
-        return 0;
-    if (index_sweep_chunks(s->gc->store->index, s->rows, s->count, &deleted,
-                           err) < 0)
-        return -1;
-    s->gc->counts.chunks_removed += deleted;
+    for (size_t i = 0; i < s->count; i += n) {
+        n = s->count - i < s->batch ? s->count - i : s->batch;
+        if (index_sweep_chunks(s->gc->store->index, s->rows + i, n, &deleted,
+                               err) == 0) {
+            s->gc->counts.chunks_removed += deleted;
+            continue;
+        }
+        if (err->code != ENOSPC || s->batch <= SWEEP_LEAST)
+            return -1;
+        s->batch /= 4;
+        n = 0;
+    }
     s->count = 0;
     return 0;
 }
@@ -231,7 +245,7 @@ static int wait_for_holds(struct gc *gc, uint64_t wait_ms,
 int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
              struct vn_err *err)
 {
-    struct sweep s = {.gc = gc, .from = from, .to = to};
+    struct sweep s = {.gc = gc, .batch = SWEEP_BATCH, .from = from, .to = to};
     int result = 0;
 
     if (wait_for_holds(gc, wait_ms, &s.packs, err) < 0)

@@ -221,6 +221,7 @@ int store_commit(struct store *store, json_t *manifest, struct vn_err *err)
     snprintf(c.row.name, sizeof(c.row.name), "%s", name);
     if (publish(&c, err) < 0)
         return vn_wrap(err, "commit of '%s'", c.row.name);
+    store_reserve_renew(store);
     io_hex(c.row.id.bytes, STORE_ID_SIZE, hex);
     json_object_set_new(manifest, "id", json_string(hex));
     return 0;

@@ -46,6 +46,18 @@ static int check_empty(const char *path, struct vn_err *err)
     return empty ? 0 : vn_fail(err, ENOTEMPTY, "make a store in '%s'", path);
 }
 
+/* Make the store's own name durable. A directory that lies where we may not
+ * look was made by someone else, and long ago. */
+static int sync_name(const char *path, struct vn_err *err)
+{
+    struct vn_err why = VN_ERR_INIT;
+
+    if (io_sync_parent(path, &why) == 0 || why.code == EACCES)
+        return 0;
+    *err = why;
+    return -1;
+}
+
 int store_init(const char *path, struct vn_err *err)
 {
     vn_auto(free) char *index = vn_format("%s/index", path);
@@ -59,7 +71,8 @@ int store_init(const char *path, struct vn_err *err)
         return vn_fail(err, errno, "protect '%s'", path);
     if (io_make_dirs(index, err) < 0 || io_make_dirs(packs, err) < 0 ||
         index_init(index, config.store_id, err) < 0 ||
-        io_sync_dir(index, err) < 0 || io_sync_dir(path, err) < 0)
+        io_sync_dir(index, err) < 0 || io_sync_dir(path, err) < 0 ||
+        sync_name(path, err) < 0)
         return vn_wrap(err, "making store '%s'", path);
     if (fault_hit("store.init.config"))
         return vn_fail(err, EIO, "write the configuration of '%s'", path);

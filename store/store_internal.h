@@ -62,6 +62,13 @@ int store_put_pack(struct store *store, struct pack_builder *builder,
                    uint64_t pack_id, struct index_pack *ret,
                    struct vn_err *err) VN_MUST_USE;
 
+/* ---- reserve.c -------------------------------------------------------- */
+
+/* Before a delete or a gc: let go of the reserve if the disk is full. */
+void store_reserve_release(struct store *store);
+/* After a commit or a gc: see to it that there is one, if there is room. */
+void store_reserve_renew(struct store *store);
+
 /* ---- hold.c ----------------------------------------------------------- */
 
 /*

@@ -22,7 +22,8 @@
  * gc keeps a tombstone until the pack that held the manifest is gone.
  *
  * The space that writers leave free is meant for this pack and transaction, so
- * that snapshots can be deleted on a full disk.
+ * that snapshots can be deleted on a full disk; where others have filled it,
+ * the reserve (reserve.c).
  */
 
 #include "common/buf.h"
@@ -149,6 +150,7 @@ int snapshot_delete_rows(struct store *store, const struct index_snapshot *rows,
 
     if (count == 0)
         return 0;
+    store_reserve_release(store);
     builder = pack_builder_new(store->config.store_id);
     result = delete_rows(store, builder, rows, count, err);
     pack_builder_free(builder);

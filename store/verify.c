@@ -167,10 +167,15 @@ static int verify_snapshots(struct verify *v, struct vn_err *err)
 
 /* ---- the whole -------------------------------------------------------- */
 
+/* Under a hold: it may be deleted and collected meanwhile. */
 static int verify_one(struct verify *v, struct vn_err *err)
 {
+    vn_auto(store_hold) struct store_hold *hold =
+        store_hold_open(v->store, err);
     struct index_snapshot row;
 
+    if (!hold)
+        return -1;
     if (index_find_snapshot(v->store->index, v->opts->snapshot, &row, err) < 0)
         return -1;
     v->total = row.bytes_logical;

@@ -302,6 +302,8 @@ int verify_packs(struct verify *v, struct vn_err *err)
     for (size_t i = 0; i < v->pack_count; i++) {
         const struct verify_pack *pack = &v->packs[i];
 
+        /* Fewer: meanwhile a writer has stored chunks of a condemned pack
+         * anew, and rows have turned away from it. */
         if (pack->unusable || pack->indexed <= pack->matched)
             continue;
         suspect = true;

@@ -1,8 +1,9 @@
 /*
  * Collection beside writers that share most of their pages, commit, delete and
- * build on parents that may be deleted, and beside readers: in threads, and in
- * processes some of which are killed. No commit may be refused, no reader with
- * a hold may fail, and at the end everything that exists is whole.
+ * build on parents that may be deleted, and beside readers, imports and verify:
+ * in threads, and in processes some of which are killed. No commit may be
+ * refused, no reader with a hold may fail, no verify may find anything, and at
+ * the end everything that exists is whole.
  *
  * A snapshot's name says what it holds: "w<n>@<number>" is made of pages of a
  * common pool, chosen by n and number, so anybody can tell what it must be.
@@ -11,10 +12,12 @@
 #include "unit/store_gc_fixture.h"
 
 #include "common/clock.h"
+#include "store/archive.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 
 enum { POOL = 500, PAGES = 150, KEPT = 3, WRITERS = 2, READERS = 1 };
 
@@ -172,6 +175,81 @@ static int run_gcs(struct job *job, struct store *store, struct vn_err *err)
             job->done += counts.packs_removed > 0;
         else if (err->code != VN_E_STATE) /* two at once */
             return -1;
+        usleep((useconds_t)(mix(job->done) % 10000)); /* who verifies waits */
+    }
+    return 0;
+}
+
+/* Out to a tar and in again under a name of one's own that tells the same. */
+static int copy_one(struct job *job, struct store *store, const char *name,
+                    struct vn_err *err)
+{
+    vn_auto(store_hold) struct store_hold *hold = store_hold_open(store, err);
+    vn_auto(close) int fd = memfd_create("tar", MFD_CLOEXEC);
+    vn_auto(free) char *copy =
+        vn_format("w%d.%d.%u@%s", atoi(name + 1), (int)getpid(), job->done,
+                  strchr(name, '@') + 1);
+    vn_auto(free) char *imported = NULL;
+
+    if (!hold || archive_export(store, name, fd, NULL, NULL, err) < 0)
+        return hold && err->code == VN_E_NOT_FOUND ? 0 : -1;
+    lseek(fd, 0, SEEK_SET);
+    if (archive_import(store, fd, copy, NULL, NULL, &imported, err) < 0)
+        return -1;
+    job->done++;
+    /* Some stay, for readers; most go, lest it gets slow. */
+    return mix(job->done) % 8 ? store_delete(store, imported, err) : 0;
+}
+
+static int run_copier(struct job *job, struct store *store, struct vn_err *err)
+{
+    while (clock_now_ns() < job->end_ns) {
+        vn_auto(json) json_t *list = store_list(store, err);
+        size_t count = json_array_size(list);
+        json_t *row;
+
+        if (!list)
+            return -1;
+        if (count == 0)
+            continue;
+        row = json_array_get(list, mix(job->done + job->number) % count);
+        if (copy_one(job, store,
+                     json_string_value(json_object_get(row, "name")), err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static void note_finding(void *context, const char *sentence)
+{
+    struct job *job = context;
+
+    snprintf(job->problem, sizeof(job->problem), "%s", sentence);
+}
+
+/* Of the whole store, or of its newest snapshot, while all others work. */
+static int run_verifier(struct job *job, struct store *store,
+                        struct vn_err *err)
+{
+    struct store_verify_opts opts = {.finding = note_finding, .context = job};
+
+    while (clock_now_ns() < job->end_ns && !job->problem[0]) {
+        vn_auto(json) json_t *list = store_list(store, err);
+        size_t count = json_array_size(list);
+        uint64_t findings;
+
+        if (!list)
+            return -1;
+        opts.snapshot = NULL;
+        if (count > 0 && job->done % 2 == 0)
+            opts.snapshot = json_string_value(
+                json_object_get(json_array_get(list, count - 1), "name"));
+        if (store_verify(store, &opts, &findings, err) == 0)
+            job->done++;
+        else if (err->code != VN_E_STATE && /* a collector is at it */
+                 !(opts.snapshot && err->code == VN_E_NOT_FOUND))
+            return -1;
+        usleep(20000);
     }
     return 0;
 }
@@ -284,17 +362,19 @@ static pid_t start(struct store_fixture *f, unsigned number, run_fn *run)
     run_job(&job, run);
     if (job.problem[0])
         fprintf(stderr, "job %u: %s\n", number, job.problem);
+    fprintf(stderr, "job %u: %u times\n", number, job.done);
     /* A collector may find that the others were always faster. */
-    _exit(job.problem[0] || (job.done == 0 && run != run_gcs) ? 1 : 0);
+    _exit(job.problem[0] || (job.done == 0 && run != run_gcs));
 }
 
-/* Two writers, a reader, two collectors that get into each other's way; and a
- * writer and a collector that are killed over and over. */
+/* Two writers, a reader, two collectors that get into each other's way, one
+ * that exports and imports, and one that verifies; and a writer, a collector,
+ * an importer and a verifier that are killed over and over. */
 static void test_processes(void **state)
 {
     struct store_fixture *f = *state;
     uint64_t end = clock_now_ns() + (uint64_t)seconds() * VN_SEC;
-    pid_t steady[5];
+    pid_t steady[7];
     uint64_t random = 17;
     int status;
 
@@ -304,15 +384,19 @@ static void test_processes(void **state)
     steady[2] = start(f, 2, run_reader);
     steady[3] = start(f, 3, run_gcs);
     steady[4] = start(f, 4, run_gcs);
+    steady[5] = start(f, 5, run_copier);
+    steady[6] = start(f, 6, run_verifier);
     while (clock_now_ns() < end) {
-        pid_t victims[2] = {start(f, 8, run_writer), start(f, 9, run_gcs)};
+        pid_t victims[4] = {start(f, 8, run_writer), start(f, 9, run_gcs),
+                            start(f, 10, run_copier),
+                            start(f, 11, run_verifier)};
 
-        for (unsigned i = 0; i < 2; i++) {
+        for (unsigned i = 0; i < VN_COUNT(victims); i++) {
             random = mix(random);
             usleep((useconds_t)(random % 60000));
             kill(victims[i], SIGKILL);
         }
-        for (unsigned i = 0; i < 2; i++) {
+        for (unsigned i = 0; i < VN_COUNT(victims); i++) {
             assert_int_equal(waitpid(victims[i], &status, 0), victims[i]);
             assert_true(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
         }
