@@ -36,7 +36,6 @@
 
 #define GAP_MAX    16384u
 #define RUN_MAX    (256u << 10) /* bytes in one read */
-#define READ_TRIES 8u
 
 static_assert(RUN_MAX >= STORE_PAGE_SIZE, "a stored page fits");
 
@@ -44,6 +43,7 @@ static_assert(RUN_MAX >= STORE_PAGE_SIZE, "a stored page fits");
 struct fetch {
     struct chunk_place place;
     const struct chunk_want *want;
+    const struct fingerprint *print; /* NULL: none */
 };
 
 static int by_place(const void *a, const void *b)
@@ -68,7 +68,8 @@ static void sort_by_place(struct fetch *fetches, size_t count)
 }
 
 static int find_places(struct store *store, const struct chunk_want *wants,
-                       size_t count, struct fetch *ret, struct vn_err *err)
+                       const struct fingerprint *const *prints, size_t count,
+                       struct fetch *ret, struct vn_err *err)
 {
     struct id_key keys[CHUNK_WANTS_MAX];
     struct id_key space[CHUNK_WANTS_MAX];
@@ -85,12 +86,15 @@ static int find_places(struct store *store, const struct chunk_want *wants,
     if (index_find(store->index, ids, count, places, err) < 0)
         return -1;
     for (size_t i = 0; i < count; i++) {
+        uint32_t k = keys[i].number;
+
         if (places[i].stored_size == 0)
             return chunk_fail_unknown(&ids[i], err);
         if (chunk_check_place(&places[i], CHUNK_PAGE, err) < 0)
             return chunk_name(&ids[i], &places[i], err);
-        ret[keys[i].number] = (struct fetch){
-            .place = places[i], .want = &wants[keys[i].number]};
+        ret[k] = (struct fetch){.place = places[i],
+                                .want = &wants[k],
+                                .print = prints ? prints[k] : NULL};
     }
     return 0;
 }
@@ -143,14 +147,14 @@ static int check_ids(const struct store *store,
 }
 
 static bool has_fingerprint(const struct store *store,
-                            const struct chunk_want *want)
+                            const struct fetch *fetch)
 {
     struct fingerprint print;
 
-    if (!want->print)
+    if (!fetch->print)
         return false;
-    ident_fingerprint(&store->ident, want->out, &print);
-    return memcmp(&print, want->print, sizeof(print)) == 0;
+    ident_fingerprint(&store->ident, fetch->want->out, &print);
+    return memcmp(&print, fetch->print, sizeof(print)) == 0;
 }
 
 static int decode(const struct fetch *fetch, const uint8_t *stored,
@@ -181,7 +185,7 @@ static int take_run(const struct store *store, const struct fetch *fetches,
 
         if (decode(&fetches[i], data + at, err) < 0)
             return -1;
-        if (has_fingerprint(store, fetches[i].want))
+        if (has_fingerprint(store, &fetches[i]))
             continue;
         unsure[n++] = &fetches[i];
         if (n < IDENT_BATCH)
@@ -196,13 +200,14 @@ static int take_run(const struct store *store, const struct fetch *fetches,
 /* ---- reading ----------------------------------------------------------- */
 
 static int read_pages(struct store *store, const struct chunk_want *wants,
-                      size_t count, struct vn_err *err)
+                      const struct fingerprint *const *prints, size_t count,
+                      struct vn_err *err)
 {
     struct fetch fetches[CHUNK_WANTS_MAX];
     uint8_t data[RUN_MAX];
     size_t n;
 
-    if (find_places(store, wants, count, fetches, err) < 0)
+    if (find_places(store, wants, prints, count, fetches, err) < 0)
         return -1;
     sort_by_place(fetches, count);
     for (size_t i = 0; i < count; i += n) {
@@ -219,18 +224,25 @@ static int read_pages(struct store *store, const struct chunk_want *wants,
     return 0;
 }
 
-int chunk_read_pages(struct store *store, const struct chunk_want *wants,
-                     size_t count, struct vn_err *err)
+int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
+                          const struct fingerprint *const *prints, size_t count,
+                          struct vn_err *err)
 {
     unsigned tries = 0;
 
     if (count == 0)
         return 0;
     do {
-        if (read_pages(store, wants, count, err) == 0)
+        if (read_pages(store, wants, prints, count, err) == 0)
             return 0;
     } while (chunk_pack_has_gone(++tries, err));
     for (size_t i = 0; i < count; i++)
         memset(wants[i].out, 0, STORE_PAGE_SIZE);
     return -1;
+}
+
+int chunk_read_pages(struct store *store, const struct chunk_want *wants,
+                     size_t count, struct vn_err *err)
+{
+    return chunk_read_leaf_pages(store, wants, NULL, count, err);
 }

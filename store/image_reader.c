@@ -157,21 +157,22 @@ int image_reader_fetch(struct image_reader *image, const struct map_node *leaf,
                        size_t place, size_t count, uint8_t *out, bool fill,
                        struct vn_err *err)
 {
+    const struct fingerprint *prints[CHUNK_WANTS_MAX];
     struct chunk_want wants[CHUNK_WANTS_MAX];
-    size_t want_count = 0;
+    size_t n = 0;
 
     for (size_t i = 0; i < count; i++) {
         uint8_t *to = out + i * STORE_PAGE_SIZE;
 
-        if (leaf && !chunk_id_is_zero(&leaf->ids[place + i]))
-            wants[want_count++] =
-                (struct chunk_want){.id = leaf->ids[place + i],
-                                    .print = &leaf->fingerprints[place + i],
-                                    .out = to};
-        else if (fill)
+        if (leaf && !chunk_id_is_zero(&leaf->ids[place + i])) {
+            prints[n] = &leaf->fingerprints[place + i];
+            wants[n++] =
+                (struct chunk_want){.id = leaf->ids[place + i], .out = to};
+        } else if (fill) {
             memset(to, 0, STORE_PAGE_SIZE);
+        }
     }
-    return chunk_read_pages(image->store, wants, want_count, err);
+    return chunk_read_leaf_pages(image->store, wants, prints, n, err);
 }
 
 /* Read whole pages of one leaf. */

@@ -26,21 +26,27 @@ struct store {
 /* One page wanted: its id, and where its 4096 bytes go. */
 struct chunk_want {
     struct chunk_id id;
-    /* From a leaf that was held against its own id; then this is what the page
-     * is held against. NULL: its id. */
-    const struct fingerprint *print;
     uint8_t *out;
 };
 
 #define CHUNK_WANTS_MAX MAP_FANOUT /* wants in one call */
 
 /*
- * Read pages, at most CHUNK_WANTS_MAX. Each is checked before
+ * Read pages, at most CHUNK_WANTS_MAX. Each is held against its id before
  * anything is returned in its place; after a failure all places are zeroed.
  * VN_E_CORRUPT names chunk and pack.
  */
 int chunk_read_pages(struct store *store, const struct chunk_want *wants,
                      size_t count, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * The same for pages of a leaf that was held against its own id: a page with
+ * the fingerprint that the leaf has for it is whole, else its id decides.
+ * `prints` has one for each of the wants.
+ */
+int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
+                          const struct fingerprint *const *prints, size_t count,
+                          struct vn_err *err) VN_MUST_USE;
 
 /* Read one chunk of a kind into `out` of pack_raw_limit(kind) bytes. */
 int chunk_read(struct store *store, enum chunk_kind kind,
