@@ -6,7 +6,7 @@
  * mostly stored in a row, so a leaf's 512 pages often need a few reads, and
  * their places are in order already. Gaps of up to GAP_MAX between wanted
  * chunks are read too and thrown away. A read is RUN_MAX at most, so that it
- * is still in the cache when it is decoded.
+ * is still in the cache when it is decoded; the engine is told ahead.
  *
  * What a page is held against. Its id is what names it, but BLAKE3 costs five
  * times as much as everything else here but LZ4. A page that is read through
@@ -36,6 +36,11 @@
 
 #define GAP_MAX    16384u
 #define RUN_MAX    (256u << 10) /* bytes in one read */
+
+/* Reading ahead: from that many pages in one pack on, of which at least half
+ * of the bytes are wanted; so far beyond them. */
+#define AHEAD_PAGES 64u
+#define AHEAD       (4u << 20)
 
 static_assert(RUN_MAX >= STORE_PAGE_SIZE, "a stored page fits");
 
@@ -199,6 +204,26 @@ static int take_run(const struct store *store, const struct fetch *fetches,
 
 /* ---- reading ----------------------------------------------------------- */
 
+/* Have the engine fetch what lies close together in one pack, and what follows
+ * it: probably the image goes on there. Fetches are sorted by place. */
+static void prefetch(struct store *store, const struct fetch *fetches,
+                     size_t count)
+{
+    for (size_t i = 0, n; i < count; i += n) {
+        uint64_t pack_id = fetches[i].place.pack_id;
+        uint64_t wanted = 0;
+        uint64_t span;
+
+        for (n = 0; i + n < count && fetches[i + n].place.pack_id == pack_id;
+             n++)
+            wanted += fetches[i + n].place.stored_size;
+        span = fetches[i + n - 1].place.offset - fetches[i].place.offset;
+        if (n >= AHEAD_PAGES && wanted >= span / 2)
+            engine_prefetch(store->engine, pack_id, fetches[i].place.offset,
+                            span + AHEAD);
+    }
+}
+
 static int read_pages(struct store *store, const struct chunk_want *wants,
                       const struct fingerprint *const *prints, size_t count,
                       struct vn_err *err)
@@ -210,6 +235,7 @@ static int read_pages(struct store *store, const struct chunk_want *wants,
     if (find_places(store, wants, prints, count, fetches, err) < 0)
         return -1;
     sort_by_place(fetches, count);
+    prefetch(store, fetches, count);
     for (size_t i = 0; i < count; i += n) {
         const struct fetch *first = &fetches[i];
         size_t size;
