@@ -24,8 +24,8 @@
 #define HEX_SPACE  (2 * STORE_ID_SIZE + 1)
 #define READ_TRIES 8u
 
-int chunk_name(const struct chunk_id *id,
-                      const struct chunk_place *place, struct vn_err *err)
+int chunk_name(const struct chunk_id *id, const struct chunk_place *place,
+               struct vn_err *err)
 {
     char hex[HEX_SPACE];
 
@@ -53,7 +53,7 @@ int chunk_fail_unknown(const struct chunk_id *id, struct vn_err *err)
 }
 
 int chunk_check_place(const struct chunk_place *place, enum chunk_kind kind,
-                       struct vn_err *err)
+                      struct vn_err *err)
 {
     if (place->kind != kind)
         return vn_fail(err, VN_E_CORRUPT, "it is a %s in the index, not a %s",

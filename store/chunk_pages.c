@@ -34,8 +34,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GAP_MAX    16384u
-#define RUN_MAX    (256u << 10) /* bytes in one read */
+#define GAP_MAX 16384u
+#define RUN_MAX (256u << 10) /* bytes in one read */
 
 /* Reading ahead: from that many pages in one pack on, of which at least half
  * of the bytes are wanted; so far beyond them. */

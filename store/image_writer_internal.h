@@ -43,7 +43,7 @@ struct intake {
     struct map_node parent_space;       /* used by tasks */
     bool is_task;
 
-    uint8_t *buffer; /* staged: `limit` pages; task: what a source reads */
+    uint8_t *buffer;     /* staged: `limit` pages; task: what a source reads */
     struct intake *next; /* in the list of those not used */
 };
 
@@ -75,8 +75,8 @@ struct image_writer {
     bool broken;
     bool finished;
 
-    pthread_mutex_t lock;    /* guards what follows */
-    struct intake *unused;   /* of tasks */
+    pthread_mutex_t lock;  /* guards what follows */
+    struct intake *unused; /* of tasks */
 };
 
 /* ---- image_map.c ------------------------------------------------------- */

@@ -125,8 +125,8 @@ static void entry_encode(struct buf *out, const struct pack_entry *entry)
 size_t pack_encode(const void *data, size_t size, uint8_t *out,
                    uint8_t *ret_codec)
 {
-    int packed = LZ4_compress_default(data, (char *)out, (int)size,
-                                      (int)size - 1);
+    int packed =
+        LZ4_compress_default(data, (char *)out, (int)size, (int)size - 1);
 
     *ret_codec = CODEC_LZ4;
     if (packed > 0)

@@ -51,7 +51,7 @@ struct store_writer {
      * since he looked chunks up must look again. */
     uint64_t entered;
 
-    struct pack_builder *open; /* takes new chunks */
+    struct pack_builder *open;                    /* takes new chunks */
     struct pack_builder *queue[WRITER_QUEUE_MAX]; /* full, oldest first */
     unsigned queue_count;
     struct pack_builder *spares[WRITER_QUEUE_MAX + 1];
