@@ -37,10 +37,12 @@
 #define GAP_MAX 16384u
 #define RUN_MAX (256u << 10) /* bytes in one read */
 
-/* Reading ahead: from that many pages in one pack on, of which at least half
- * of the bytes are wanted; so far beyond them. */
-#define AHEAD_PAGES 64u
-#define AHEAD       (4u << 20)
+/* Reading ahead: from that many pages in one pack on, if one in so many of the
+ * bytes there is wanted (threads that wrote side by side have mixed their
+ * groups of pages); so far beyond them. */
+#define AHEAD_PAGES   64u
+#define AHEAD_DENSITY 4u
+#define AHEAD         (2u << 20)
 
 static_assert(RUN_MAX >= STORE_PAGE_SIZE, "a stored page fits");
 
@@ -218,7 +220,7 @@ static void prefetch(struct store *store, const struct fetch *fetches,
              n++)
             wanted += fetches[i + n].place.stored_size;
         span = fetches[i + n - 1].place.offset - fetches[i].place.offset;
-        if (n >= AHEAD_PAGES && wanted >= span / 2)
+        if (n >= AHEAD_PAGES && wanted >= span / AHEAD_DENSITY)
             engine_prefetch(store->engine, pack_id, fetches[i].place.offset,
                             span + AHEAD);
     }

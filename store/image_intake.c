@@ -10,13 +10,14 @@
  *      its own image; pages of others are never reached this way.
  *   3. known by id to the writer or the index?
  *   4. else it is stored.
- * Pages for 3 and 4 wait in a batch, since hashing goes sixteen at a time and
- * look-ups are cheaper sorted.
+ * Pages for 3 and 4 wait in a batch: they are hashed sixteen at a time, at
+ * once, and looked up many at a time, sorted. In an index of 131072 chunks a
+ * look-up cost 0.5 us in batches of 512, 0.2 us in batches of 4096.
  *
  * A page may be put again while its first version waits. Each leaf remembers
  * for each place which slot of the batch will fill it (0: none); a later
  * put takes the place away from the earlier slot, whose result then goes
- * nowhere. A task's batch uses the slots of its own leaf in the same way: it
+ * nowhere. A task's batch uses the slots of its own leaves in the same way: it
  * is resolved before the staged one can be again, and what it leaves in a
  * slot it filled is 0.
  *
@@ -29,23 +30,28 @@
 
 #define STAGED_MAX 256u /* pages, 1 MiB */
 
+static_assert(TASK_PAGES_MAX <= STORE_PUT_MAX, "a task's pages are one batch");
+static_assert(TASK_PAGES_MAX < UINT16_MAX, "slots have 16 bits");
+
 struct intake *intake_new(struct image_writer *image, bool is_task)
 {
-    struct intake *in = malloc(sizeof(*in));
+    struct intake *in = calloc(1, sizeof(*in));
+    struct vn_err ignored = VN_ERR_INIT;
+    struct batch *batch;
 
     if (!in)
         return NULL;
+    batch = &in->batch;
+    batch->limit = is_task ? TASK_PAGES_MAX : STAGED_MAX;
+    batch->pages = calloc(batch->limit, sizeof(*batch->pages));
+    batch->data = calloc(batch->limit, sizeof(*batch->data));
+    batch->ids = calloc(batch->limit, sizeof(*batch->ids));
     in->image = image;
-    in->batch.count = 0;
-    in->limit = is_task ? BATCH_MAX : STAGED_MAX;
-    in->counts = (struct store_counts){0};
     in->parent_index = UINT64_MAX;
-    in->parent_leaf = NULL;
     in->is_task = is_task;
-    in->buffer = malloc((size_t)in->limit * STORE_PAGE_SIZE);
-    in->next = NULL;
-    if (!in->buffer) {
-        free(in);
+    if (!batch->pages || !batch->data || !batch->ids ||
+        (!is_task && intake_need_buffer(in, &ignored) < 0)) {
+        intake_free(in);
         return NULL;
     }
     return in;
@@ -55,8 +61,18 @@ void intake_free(struct intake *in)
 {
     if (!in)
         return;
+    free(in->batch.pages);
+    free(in->batch.data);
+    free(in->batch.ids);
     free(in->buffer);
     free(in);
+}
+
+int intake_need_buffer(struct intake *in, struct vn_err *err)
+{
+    if (!in->buffer)
+        in->buffer = malloc((size_t)in->batch.limit * STORE_PAGE_SIZE);
+    return in->buffer ? 0 : vn_fail(err, VN_E_LIMIT, "no memory for pages");
 }
 
 void intake_report(struct intake *in)
@@ -84,17 +100,26 @@ static void set_page(const struct intake *in, uint64_t page,
 
 /* ---- the batch --------------------------------------------------------- */
 
+/* Hash what is not hashed yet. */
+static void hash_pages(struct intake *in)
+{
+    struct batch *batch = &in->batch;
+
+    ident_pages(&in->image->store->ident, batch->data + batch->hashed,
+                batch->count - batch->hashed, batch->ids + batch->hashed);
+    batch->hashed = batch->count;
+}
+
 int intake_resolve(struct intake *in, struct vn_err *err)
 {
     struct batch *batch = &in->batch;
-    struct ident_full ids[BATCH_MAX];
     size_t count = batch->count;
     size_t stored;
 
     if (count == 0)
         return 0;
-    ident_pages(&in->image->store->ident, batch->data, count, ids);
-    if (store_writer_put(in->image->writer, CHUNK_PAGE, ids, batch->data,
+    hash_pages(in);
+    if (store_writer_put(in->image->writer, CHUNK_PAGE, batch->ids, batch->data,
                          STORE_PAGE_SIZE, count, &stored, err) < 0)
         return -1;
     in->counts.bytes_new += stored * STORE_PAGE_SIZE;
@@ -105,23 +130,29 @@ int intake_resolve(struct intake *in, struct vn_err *err)
 
         if (leaf->slots[place] != i + 1)
             continue; /* put again since */
-        leaf->node.ids[place] = ident_short(&ids[i]);
+        leaf->node.ids[place] = ident_short(&batch->ids[i]);
         leaf->slots[place] = 0;
     }
     batch->count = 0;
+    batch->hashed = 0;
+    batch->settled = 0;
     return 0;
 }
 
 void intake_settle(struct intake *in)
 {
-    for (unsigned i = 0; i < in->batch.count; i++) {
+    struct batch *batch = &in->batch;
+
+    for (unsigned i = batch->settled; i < batch->count; i++) {
         uint8_t *own = in->buffer + (size_t)i * STORE_PAGE_SIZE;
 
-        if (in->batch.data[i] == own)
+        if (batch->data[i] == own)
             continue;
-        memcpy(own, in->batch.data[i], STORE_PAGE_SIZE);
-        in->batch.data[i] = own;
+        /* Pages in the buffer keep their order: none is written over. */
+        memcpy(own, batch->data[i], STORE_PAGE_SIZE);
+        batch->data[i] = own;
     }
+    batch->settled = batch->count;
 }
 
 static int wait_page(struct intake *in, uint64_t page, const uint8_t *data,
@@ -134,7 +165,9 @@ static int wait_page(struct intake *in, uint64_t page, const uint8_t *data,
     leaf->slots[page % MAP_FANOUT] = (uint16_t)(batch->count + 1);
     batch->pages[batch->count] = page;
     batch->data[batch->count++] = data;
-    return batch->count == in->limit ? intake_resolve(in, err) : 0;
+    if (batch->count - batch->hashed == IDENT_BATCH)
+        hash_pages(in); /* while they are in the cache */
+    return batch->count == batch->limit ? intake_resolve(in, err) : 0;
 }
 
 /* ---- one page ---------------------------------------------------------- */

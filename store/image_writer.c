@@ -10,16 +10,17 @@
  *
  * Long runs, from LONG_RUN on: cut at the bounds of leaves into tasks for the
  * store's pool, each of which takes its slice in from zero scan to compressing
- * without meeting another: no two tasks have the same leaf. Reading from a
- * source they read PIECE bytes at a time, which stay in the cache
- * until the last byte of them was looked at.
+ * without meeting another: no two tasks have the same leaf. A task has up to
+ * TASK_LEAVES_MAX leaves, as look-ups are cheaper in large batches, but a run
+ * is cut into TASKS_A_THREAD tasks a thread at least. From a source they read
+ * PIECE bytes at a time, which are still in the cache when they are hashed.
  *
  * Memory: 16 KiB of ids and fingerprints and 1 KiB of slots a leaf that was
  * touched, that is 34 bytes a page: 2.1 GiB for 256 GiB of image (2^26 pages)
  * without a zero leaf. 8 bytes a leaf that was never touched, 1 MiB of
- * batch, 2 MiB a thread of the pool once there was a long run, and the
- * parent's nodes. Leaves are not written before the end, because any page of
- * them may still be replaced.
+ * batch, the parent's nodes, and a thread of the pool 0.2 MiB once there was a
+ * long run, 16 MiB once there was one from a source. Leaves are not written
+ * before the end, because any page of them may still be replaced.
  *
  * After an error the image is broken: what it holds is not known, so it
  * refuses to go on.
@@ -32,7 +33,9 @@
 #include <string.h>
 
 #define LONG_RUN (1u << 20) /* bytes */
-#define PIECE    (1u << 20) /* bytes; divides LEAF_BYTES */
+#define PIECE    (1u << 20) /* bytes */
+
+#define TASKS_A_THREAD 4u
 
 struct image_writer *image_writer_open(struct store_writer *writer,
                                        uint64_t size,
@@ -107,7 +110,6 @@ static int take_bytes(struct intake *in, uint64_t offset, const uint8_t *from,
                       size_t size, struct vn_err *err)
 {
     uint64_t page = offset / STORE_PAGE_SIZE;
-    uint8_t last[STORE_PAGE_SIZE] = {0};
 
     for (; size >= STORE_PAGE_SIZE; size -= STORE_PAGE_SIZE) {
         if (intake_page(in, page++, from, err) < 0)
@@ -116,11 +118,9 @@ static int take_bytes(struct intake *in, uint64_t offset, const uint8_t *from,
     }
     if (size == 0)
         return 0;
-    memcpy(last, from, size);
-    if (intake_page(in, page, last, err) < 0)
-        return -1;
-    intake_settle(in); /* `last` ends here */
-    return 0;
+    memset(in->last, 0, STORE_PAGE_SIZE);
+    memcpy(in->last, from, size);
+    return intake_page(in, page, in->last, err);
 }
 
 /* ---- long runs --------------------------------------------------------- */
@@ -129,6 +129,7 @@ struct run {
     struct image_writer *image;
     uint64_t offset;
     uint64_t size;
+    uint64_t leaves;     /* of a task */
     const uint8_t *data; /* at `offset`; NULL: from the source */
     image_source_fn *source;
     void *context;
@@ -166,39 +167,50 @@ static int take_slice(struct intake *in, const struct run *run, uint64_t offset,
     return intake_resolve(in, err);
 }
 
-/* The same from the source, a piece at a time. */
+/*
+ * The same from the source, a piece at a time. A piece is read behind the pages
+ * that wait; those of it that must wait too are moved up to them, so that
+ * the rest of the buffer, which is in the cache, is used again.
+ */
 static int read_slice(struct intake *in, const struct run *run, uint64_t offset,
                       size_t size, struct vn_err *err)
 {
+    if (intake_need_buffer(in, err) < 0)
+        return -1;
     while (size > 0) {
+        uint8_t *to = in->buffer + (size_t)in->batch.count * STORE_PAGE_SIZE;
         size_t n = size < PIECE ? size : PIECE;
         size_t padding = -n % STORE_PAGE_SIZE;
 
-        if (run->source(run->context, offset, in->buffer, n, err) < 0)
+        if (run->source(run->context, offset, to, n, err) < 0)
             return -1;
-        memset(in->buffer + n, 0, padding);
-        if (take_bytes(in, offset, in->buffer, n + padding, err) < 0 ||
-            intake_resolve(in, err) < 0)
+        memset(to + n, 0, padding);
+        if (take_bytes(in, offset, to, n + padding, err) < 0)
             return -1;
+        intake_settle(in);
         offset += n;
         size -= n;
     }
-    return 0;
+    return intake_resolve(in, err);
 }
 
-/* The part of the run in its i-th leaf. */
-static int take_leaf(void *context, size_t i, struct vn_err *err)
+/* The part of the run in the leaves of the i-th task. */
+static int run_task(void *context, size_t i, struct vn_err *err)
 {
     const struct run *run = context;
-    uint64_t leaf = run->offset / LEAF_BYTES + i;
+    uint64_t task_bytes = run->leaves * LEAF_BYTES;
+    uint64_t from = run->offset / LEAF_BYTES * LEAF_BYTES + i * task_bytes;
+    uint64_t to = from + task_bytes;
     uint64_t end = run->offset + run->size;
-    uint64_t from = i == 0 ? run->offset : leaf * LEAF_BYTES;
-    uint64_t to = end < (leaf + 1) * LEAF_BYTES ? end : (leaf + 1) * LEAF_BYTES;
     struct intake *in = take_intake(run->image);
     int result;
 
     if (!in)
         return vn_fail(err, VN_E_LIMIT, "no memory to take pages in");
+    if (from < run->offset)
+        from = run->offset;
+    if (to > end)
+        to = end;
     result = run->data ? take_slice(in, run, from, (size_t)(to - from), err)
                        : read_slice(in, run, from, (size_t)(to - from), err);
     if (result == 0)
@@ -210,13 +222,20 @@ static int take_leaf(void *context, size_t i, struct vn_err *err)
 
 static int put_run(struct run *run, struct vn_err *err)
 {
+    struct pool *pool = run->image->store->pool;
     uint64_t first = run->offset / LEAF_BYTES;
     uint64_t end = (run->offset + run->size + LEAF_BYTES - 1) / LEAF_BYTES;
+    uint64_t tasks;
 
     if (run->size == 0)
         return 0;
-    if (pool_run(run->image->store->pool, (size_t)(end - first), take_leaf, run,
-                 err) == 0)
+    run->leaves = (end - first) / (TASKS_A_THREAD * pool_threads(pool));
+    if (run->leaves > TASK_LEAVES_MAX)
+        run->leaves = TASK_LEAVES_MAX;
+    if (run->leaves == 0)
+        run->leaves = 1;
+    tasks = (end - first + run->leaves - 1) / run->leaves;
+    if (pool_run(pool, (size_t)tasks, run_task, run, err) == 0)
         return 0;
     run->image->broken = true;
     return -1;

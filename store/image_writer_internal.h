@@ -16,13 +16,18 @@ struct leaf {
 
 /* ---- image_intake.c --------------------------------------------------- */
 
-#define BATCH_MAX MAP_FANOUT
+#define TASK_LEAVES_MAX 8u /* that one task takes in at most */
+#define TASK_PAGES_MAX  (TASK_LEAVES_MAX * MAP_FANOUT)
 
-/* Pages that wait to be hashed, looked up and stored together. */
+/* Pages that wait to be looked up and stored together. */
 struct batch {
     unsigned count;
-    uint64_t pages[BATCH_MAX];
-    const uint8_t *data[BATCH_MAX]; /* 4096 bytes each */
+    unsigned limit;       /* at most STORE_PUT_MAX */
+    unsigned hashed;      /* of these, the first have their ids */
+    unsigned settled;     /* of these, the first are in the buffer */
+    uint64_t *pages;      /* numbers */
+    const uint8_t **data; /* 4096 bytes each */
+    struct ident_full *ids;
 };
 
 /*
@@ -34,7 +39,6 @@ struct batch {
 struct intake {
     struct image_writer *image;
     struct batch batch;
-    unsigned limit;             /* pages in the batch, at most BATCH_MAX */
     struct store_counts counts; /* not yet told to the writer */
 
     /* The parent's leaf that was asked for last. */
@@ -43,10 +47,12 @@ struct intake {
     struct map_node parent_space;       /* used by tasks */
     bool is_task;
 
-    uint8_t *buffer;     /* staged: `limit` pages; task: what a source reads */
+    uint8_t last[STORE_PAGE_SIZE]; /* a page that was filled up with zeros */
+    uint8_t *buffer;     /* batch.limit pages; tasks: NULL until it is needed */
     struct intake *next; /* in the list of those not used */
 };
 
+/* NULL: no memory. */
 struct intake *intake_new(struct image_writer *image, bool is_task);
 void intake_free(struct intake *in); /* NULL is fine */
 
@@ -56,7 +62,9 @@ int intake_page(struct intake *in, uint64_t page, const uint8_t *data,
                 struct vn_err *err) VN_MUST_USE;
 /* Hash, look up and store what waits; fill the places. */
 int intake_resolve(struct intake *in, struct vn_err *err) VN_MUST_USE;
-/* Copy what waits in the caller's memory into the buffer. */
+/* Make the buffer, if there is none. */
+int intake_need_buffer(struct intake *in, struct vn_err *err) VN_MUST_USE;
+/* Move what waits elsewhere, or further behind, to its slot in the buffer. */
 void intake_settle(struct intake *in);
 /* Tell the writer the counts. */
 void intake_report(struct intake *in);

@@ -76,6 +76,11 @@ struct pool *pool_new(unsigned threads)
     return pool;
 }
 
+unsigned pool_threads(const struct pool *pool)
+{
+    return pool->threads;
+}
+
 /* Not the copy of a parent's that has threads. */
 static bool is_ours(struct pool *pool)
 {

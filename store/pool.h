@@ -28,6 +28,9 @@ struct pool *pool_new(unsigned threads);
 /* Ends the threads; no run is going on. NULL is fine. */
 void pool_free(struct pool *pool);
 
+/* What pool_new() was told. */
+unsigned pool_threads(const struct pool *pool);
+
 /* Task number `i`. It may block on the disk, never on another task. */
 typedef int pool_task_fn(void *context, size_t i, struct vn_err *err);
 

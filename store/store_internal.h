@@ -172,7 +172,7 @@ int gc_rescue(struct store *store, const json_t *manifest,
 struct store *store_writer_store(const struct store_writer *writer);
 struct store_hold *store_writer_hold(struct store_writer *writer);
 
-#define STORE_PUT_MAX 512u /* chunks in one call of store_writer_put() */
+#define STORE_PUT_MAX 4096u /* chunks in one call of store_writer_put() */
 
 /*
  * Store the chunks that are not known yet: `count` of one kind, `size` bytes

@@ -33,7 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GROUP_SIZE (32u * STORE_PAGE_SIZE) /* bytes compressed at a time */
+#define GROUP_SIZE (64u * STORE_PAGE_SIZE) /* bytes compressed at a time */
 
 struct store_writer *store_writer_open(struct store *store, struct vn_err *err)
 {
@@ -146,14 +146,15 @@ static size_t list_candidates(struct store_writer *writer, struct put *p,
 static int find_missing(struct store_writer *writer, struct put *p, size_t from,
                         struct vn_err *err)
 {
-    struct id_key keys[STORE_PUT_MAX];
-    struct id_key space[STORE_PUT_MAX];
-    struct chunk_id sorted[STORE_PUT_MAX];
-    struct chunk_place places[STORE_PUT_MAX];
+    size_t space = p->count - from;
+    vn_auto(free) struct id_key *keys = vn_alloc(2 * space * sizeof(*keys));
+    vn_auto(free) struct chunk_id *sorted = vn_alloc(space * sizeof(*sorted));
+    vn_auto(free) struct chunk_place *places =
+        vn_alloc(space * sizeof(*places));
     size_t n = list_candidates(writer, p, from, keys);
     size_t unique = 0;
 
-    id_sort(keys, space, n);
+    id_sort(keys, keys + space, n);
     for (size_t i = 0; i < n; i++) {
         sorted[unique] = ident_short(&p->ids[keys[i].number]);
         if (unique > 0 &&
