@@ -74,34 +74,51 @@ static void sort_by_place(struct fetch *fetches, size_t count)
         }
 }
 
-static int find_places(struct store *store, const struct chunk_want *wants,
-                       const struct fingerprint *const *prints, size_t count,
-                       struct fetch *ret, struct vn_err *err)
+int chunk_find_pages(struct store *store, const struct chunk_id *ids,
+                     size_t count, struct chunk_place *ret, struct vn_err *err)
 {
-    struct id_key keys[CHUNK_WANTS_MAX];
-    struct id_key space[CHUNK_WANTS_MAX];
+    struct id_key keys[CHUNK_FIND_MAX];
+    struct id_key space[CHUNK_FIND_MAX];
+    struct chunk_id sorted[CHUNK_FIND_MAX];
+    struct chunk_place places[CHUNK_FIND_MAX];
+
+    assert(count <= CHUNK_FIND_MAX);
+    if (count <= 1)
+        return index_find(store->index, ids, count, ret, err);
+    for (size_t i = 0; i < count; i++)
+        keys[i] = id_key_of(&ids[i], (uint32_t)i);
+    id_sort(keys, space, count);
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = ids[keys[i].number];
+    if (index_find(store->index, sorted, count, places, err) < 0)
+        return -1;
+    for (size_t i = 0; i < count; i++)
+        ret[keys[i].number] = places[i];
+    return 0;
+}
+
+/* Look the wants up. */
+static int find_places(struct store *store, const struct chunk_want *wants,
+                       size_t count, struct chunk_place *ret,
+                       struct vn_err *err)
+{
     struct chunk_id ids[CHUNK_WANTS_MAX];
-    struct chunk_place places[CHUNK_WANTS_MAX];
 
     assert(count > 0 && count <= CHUNK_WANTS_MAX);
     for (size_t i = 0; i < count; i++)
-        keys[i] = id_key_of(&wants[i].id, (uint32_t)i);
-    if (count > 1)
-        id_sort(keys, space, count);
-    for (size_t i = 0; i < count; i++)
-        ids[i] = wants[keys[i].number].id;
-    if (index_find(store->index, ids, count, places, err) < 0)
-        return -1;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t k = keys[i].number;
+        ids[i] = wants[i].id;
+    return chunk_find_pages(store, ids, count, ret, err);
+}
 
+/* Can they be read from there? */
+static int check_places(const struct chunk_want *wants, size_t count,
+                        const struct chunk_place *places, struct vn_err *err)
+{
+    for (size_t i = 0; i < count; i++) {
         if (places[i].stored_size == 0)
-            return chunk_fail_unknown(&ids[i], err);
+            return chunk_fail_unknown(&wants[i].id, err);
         if (chunk_check_place(&places[i], CHUNK_PAGE, err) < 0)
-            return chunk_name(&ids[i], &places[i], err);
-        ret[k] = (struct fetch){.place = places[i],
-                                .want = &wants[k],
-                                .print = prints ? prints[k] : NULL};
+            return chunk_name(&wants[i].id, &places[i], err);
     }
     return 0;
 }
@@ -228,14 +245,18 @@ static void prefetch(struct store *store, const struct fetch *fetches,
 
 static int read_pages(struct store *store, const struct chunk_want *wants,
                       const struct fingerprint *const *prints, size_t count,
-                      struct vn_err *err)
+                      const struct chunk_place *places, struct vn_err *err)
 {
     struct fetch fetches[CHUNK_WANTS_MAX];
     uint8_t data[RUN_MAX];
     size_t n;
 
-    if (find_places(store, wants, prints, count, fetches, err) < 0)
+    if (check_places(wants, count, places, err) < 0)
         return -1;
+    for (size_t i = 0; i < count; i++)
+        fetches[i] = (struct fetch){.place = places[i],
+                                    .want = &wants[i],
+                                    .print = prints ? prints[i] : NULL};
     sort_by_place(fetches, count);
     prefetch(store, fetches, count);
     for (size_t i = 0; i < count; i += n) {
@@ -253,16 +274,22 @@ static int read_pages(struct store *store, const struct chunk_want *wants,
 }
 
 int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
-                          const struct fingerprint *const *prints, size_t count,
+                          const struct fingerprint *const *prints,
+                          const struct chunk_place *places, size_t count,
                           struct vn_err *err)
 {
+    struct chunk_place found[CHUNK_WANTS_MAX];
     unsigned tries = 0;
 
     if (count == 0)
         return 0;
     do {
-        if (read_pages(store, wants, prints, count, err) == 0)
+        if (places && read_pages(store, wants, prints, count, places, err) == 0)
             return 0;
+        if (!places && find_places(store, wants, count, found, err) == 0 &&
+            read_pages(store, wants, prints, count, found, err) == 0)
+            return 0;
+        places = NULL; /* they may be out of date */
     } while (chunk_pack_has_gone(++tries, err));
     for (size_t i = 0; i < count; i++)
         memset(wants[i].out, 0, STORE_PAGE_SIZE);
@@ -272,5 +299,5 @@ int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
 int chunk_read_pages(struct store *store, const struct chunk_want *wants,
                      size_t count, struct vn_err *err)
 {
-    return chunk_read_leaf_pages(store, wants, NULL, count, err);
+    return chunk_read_leaf_pages(store, wants, NULL, NULL, count, err);
 }

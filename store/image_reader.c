@@ -154,37 +154,38 @@ int image_reader_load_leaf(struct image_reader *image, uint64_t index,
 /* ---- bytes ------------------------------------------------------------ */
 
 int image_reader_fetch(struct image_reader *image, const struct map_node *leaf,
-                       size_t place, size_t count, uint8_t *out, bool fill,
+                       const struct leaf_part *part, uint8_t *out, bool fill,
                        struct vn_err *err)
 {
     const struct fingerprint *prints[CHUNK_WANTS_MAX];
     struct chunk_want wants[CHUNK_WANTS_MAX];
     size_t n = 0;
 
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < part->count; i++) {
         uint8_t *to = out + i * STORE_PAGE_SIZE;
+        size_t place = part->first + i;
 
-        if (leaf && !chunk_id_is_zero(&leaf->ids[place + i])) {
-            prints[n] = &leaf->fingerprints[place + i];
-            wants[n++] =
-                (struct chunk_want){.id = leaf->ids[place + i], .out = to};
+        if (leaf && !chunk_id_is_zero(&leaf->ids[place])) {
+            prints[n] = &leaf->fingerprints[place];
+            wants[n++] = (struct chunk_want){.id = leaf->ids[place], .out = to};
         } else if (fill) {
             memset(to, 0, STORE_PAGE_SIZE);
         }
     }
-    return chunk_read_leaf_pages(image->store, wants, prints, n, err);
+    return chunk_read_leaf_pages(image->store, wants, prints, part->places, n,
+                                 err);
 }
 
 /* Read whole pages of one leaf. */
 static int read_pages(struct image_reader *image, uint64_t page, size_t count,
                       uint8_t *out, struct vn_err *err)
 {
+    struct leaf_part part = {.first = page % MAP_FANOUT, .count = count};
     const struct map_node *leaf;
 
     if (read_node(image, 0, page / MAP_FANOUT, &leaf, err) < 0)
         return -1;
-    return image_reader_fetch(image, leaf, page % MAP_FANOUT, count, out, true,
-                              err);
+    return image_reader_fetch(image, leaf, &part, out, true, err);
 }
 
 /* Read a part of one page. */

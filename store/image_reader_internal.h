@@ -5,6 +5,7 @@
 
 #include "store/store_internal.h"
 
+#include <assert.h>
 #include <pthread.h>
 
 #define CACHE_SIZE 1024u
@@ -16,9 +17,25 @@ struct cached {
     struct map_node node;
 };
 
+/* Pages of one leaf that are wanted. */
+struct leaf_part {
+    size_t first; /* place in the leaf */
+    size_t count;
+    const struct chunk_place *places; /* of those not zero; NULL: look up */
+};
+
+#define TASK_LEAVES_MAX 4u /* that one task reads at most */
+
+static_assert(TASK_LEAVES_MAX * MAP_FANOUT <= CHUNK_FIND_MAX,
+              "a task's pages are looked up together");
+
 /* What one task needs. */
 struct reader_space {
-    struct map_node leaf;
+    struct map_node leaves[TASK_LEAVES_MAX];
+    struct leaf_part parts[TASK_LEAVES_MAX];
+    const struct map_node *found[TASK_LEAVES_MAX]; /* NULL: zeros */
+    struct chunk_id ids[CHUNK_FIND_MAX];           /* of all pages not zero */
+    struct chunk_place places[CHUNK_FIND_MAX];
     uint8_t *pages; /* MAP_FANOUT pages, for a sink; NULL: none yet */
     struct reader_space *next;
 };
@@ -34,11 +51,11 @@ struct image_reader {
 };
 
 /*
- * Pages from `place` on in a leaf (NULL: zeros) that was checked; a place of
- * `out` each. Pages of zeros are filled in only if `fill`.
+ * Pages of a leaf (NULL: zeros) that was checked; a place of `out` each. Pages
+ * of zeros are filled in only if `fill`.
  */
 int image_reader_fetch(struct image_reader *image, const struct map_node *leaf,
-                       size_t place, size_t count, uint8_t *out, bool fill,
+                       const struct leaf_part *part, uint8_t *out, bool fill,
                        struct vn_err *err) VN_MUST_USE;
 
 /* image_reader_read() of whole pages, on the pool. */
