@@ -25,7 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RUN_SIZE      (256u << 10)
+#define RUN_SIZE      (8u << 20) /* four tasks for the store */
 #define WAIT_SLICE_NS (50 * VN_MS)
 
 struct ram {

@@ -37,7 +37,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#define READ_SIZE    (1u << 20)
+#define READ_SIZE    (8u << 20)
 #define QUIET_NS     (100 * VN_MS)
 #define QUIET_US     500
 #define SYS_TEXT_MAX 4096u

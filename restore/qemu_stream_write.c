@@ -43,7 +43,7 @@
 #define RAM_SECTION_ID 2u
 
 #define OUT_SIZE (1u << 20)   /* bytes a write */
-#define RUN_SIZE (256u << 10) /* bytes a read from the store */
+#define RUN_SIZE (2u << 20) /* bytes a read from the store */
 
 enum {
     SECTION_START = 0x01,

@@ -41,14 +41,22 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define COPY_SIZE (1u << 20)
+#define COPY_SIZE (256u << 20) /* read from the store in one call */
 
 /* ---- disks ------------------------------------------------------------- */
+
+/* Called by the store's threads. */
+static int write_bytes(void *context, uint64_t offset, const void *data,
+                       size_t size, struct vn_err *err)
+{
+    const int *fd = context;
+
+    return io_pwrite(*fd, data, size, offset, err);
+}
 
 static int copy_image(struct image_reader *image, uint64_t image_size, int fd,
                       struct vn_err *err)
 {
-    vn_auto(free) uint8_t *data = vn_alloc(COPY_SIZE);
     uint64_t start, size, done = 0;
 
     if (ftruncate(fd, (off_t)image_size) < 0)
@@ -58,10 +66,9 @@ static int copy_image(struct image_reader *image, uint64_t image_size, int fd,
             return -1;
         if (!size)
             break;
-        if (size > COPY_SIZE)
-            size = COPY_SIZE;
-        if (image_reader_read(image, start, data, size, err) < 0 ||
-            io_pwrite(fd, data, size, start, err) < 0)
+        /* What follows may be holes again: those are left out. */
+        size = image_size - start < COPY_SIZE ? image_size - start : COPY_SIZE;
+        if (image_reader_read_to(image, start, size, write_bytes, &fd, err) < 0)
             return -1;
         done = start + size;
     }

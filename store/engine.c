@@ -12,6 +12,12 @@ int engine_read(struct engine *engine, uint64_t pack_id, uint64_t offset,
     return engine->ops->read(engine, pack_id, offset, data, size, err);
 }
 
+void engine_prefetch(struct engine *engine, uint64_t pack_id, uint64_t offset,
+                     uint64_t size)
+{
+    engine->ops->prefetch(engine, pack_id, offset, size);
+}
+
 int engine_size(struct engine *engine, uint64_t pack_id, uint64_t *ret_size,
                 struct vn_err *err)
 {

@@ -16,8 +16,9 @@
  * and was 3 to 6 times slower on the machine that was measured. Hence the
  * padded, aligned buffers; the file is cut to its true size afterwards.
  *
- * Descriptors of packs that were read are kept, ENGINE_FDS_MAX at most, under
- * one lock that is not held while reading. A removed pack's descriptor stays
+ * Descriptors of packs that were read are kept, ENGINE_FDS_MAX at most, each in
+ * one of the few slots that its number leaves it, under one lock that is not
+ * held while reading. A removed pack's descriptor stays
  * readable until it is closed, which is harmless: its number never comes back.
  * The process that removes it closes its own at once; others close theirs when
  * they come upon it while opening another, so that an idle process keeps the
@@ -55,7 +56,7 @@ struct engine *engine_file_open(const char *dir, struct vn_err *err)
     e->engine.ops = &engine_file_ops;
     e->dir = vn_strdup(dir);
     pthread_mutex_init(&e->lock, NULL);
-    for (int i = 0; i < ENGINE_FDS_MAX; i++)
+    for (unsigned i = 0; i < ENGINE_FDS_MAX; i++)
         e->fds[i].fd = -1;
     return &e->engine;
 }
@@ -64,7 +65,7 @@ static void file_close(struct engine *engine)
 {
     struct engine_file *e = (struct engine_file *)engine;
 
-    for (int i = 0; i < ENGINE_FDS_MAX; i++)
+    for (unsigned i = 0; i < ENGINE_FDS_MAX; i++)
         vn_auto_close(&e->fds[i].fd);
     pthread_mutex_destroy(&e->lock);
     free(e->dir);
@@ -223,26 +224,33 @@ static int file_free_space(struct engine *engine, uint64_t *ret_bytes,
 
 /* ---- reading ---------------------------------------------------------- */
 
+/* The slots in which a pack's descriptor may be. */
+static struct pack_fd *ways_of(struct engine_file *e, uint64_t pack_id)
+{
+    return &e->fds[pack_id % (ENGINE_FDS_MAX / ENGINE_FD_WAYS) *
+                   ENGINE_FD_WAYS];
+}
+
 static struct pack_fd *find_fd(struct engine_file *e, uint64_t pack_id)
 {
-    for (int i = 0; i < ENGINE_FDS_MAX; i++)
-        if (e->fds[i].fd >= 0 && e->fds[i].pack_id == pack_id &&
-            !e->fds[i].removed)
-            return &e->fds[i];
+    struct pack_fd *ways = ways_of(e, pack_id);
+
+    for (unsigned i = 0; i < ENGINE_FD_WAYS; i++)
+        if (ways[i].fd >= 0 && ways[i].pack_id == pack_id && !ways[i].removed)
+            return &ways[i];
     return NULL;
 }
 
-/* A slot that nobody uses, the longest unused first; NULL: all are in use. */
-static struct pack_fd *find_victim(struct engine_file *e)
+/* A slot for the pack that nobody uses, the longest unused first; NULL: all
+ * are in use. */
+static struct pack_fd *find_victim(struct engine_file *e, uint64_t pack_id)
 {
+    struct pack_fd *ways = ways_of(e, pack_id);
     struct pack_fd *victim = NULL;
 
-    for (int i = 0; i < ENGINE_FDS_MAX; i++) {
-        struct pack_fd *slot = &e->fds[i];
-
-        if (slot->users == 0 && (!victim || slot->used < victim->used))
-            victim = slot;
-    }
+    for (unsigned i = 0; i < ENGINE_FD_WAYS; i++)
+        if (ways[i].users == 0 && (!victim || ways[i].used < victim->used))
+            victim = &ways[i];
     return victim;
 }
 
@@ -294,7 +302,7 @@ static int take_fd(struct engine_file *e, uint64_t pack_id,
         fd = open_pack(e, pack_id, err);
         if (fd < 0)
             return -1;
-        slot = find_victim(e);
+        slot = find_victim(e, pack_id);
         if (!slot) {
             *ret_slot = NULL;
             return fd;
@@ -348,6 +356,20 @@ static int file_read(struct engine *engine, uint64_t pack_id, uint64_t offset,
     return result;
 }
 
+static void file_prefetch(struct engine *engine, uint64_t pack_id,
+                          uint64_t offset, uint64_t size)
+{
+    struct engine_file *e = (struct engine_file *)engine;
+    struct vn_err ignored = VN_ERR_INIT;
+    struct pack_fd *slot;
+    int fd = take_fd(e, pack_id, &slot, &ignored);
+
+    if (fd < 0)
+        return;
+    (void)posix_fadvise(fd, (off_t)offset, (off_t)size, POSIX_FADV_WILLNEED);
+    release_fd(e, slot, fd);
+}
+
 static int file_size(struct engine *engine, uint64_t pack_id,
                      uint64_t *ret_size, struct vn_err *err)
 {
@@ -371,6 +393,7 @@ static int file_size(struct engine *engine, uint64_t pack_id,
 static const struct engine_ops engine_file_ops = {
     .put = file_put,
     .read = file_read,
+    .prefetch = file_prefetch,
     .size = file_size,
     .free_space = file_free_space,
     .list = engine_file_list,

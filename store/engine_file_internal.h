@@ -8,7 +8,8 @@
 
 #include <stdatomic.h>
 
-#define ENGINE_FDS_MAX 64
+#define ENGINE_FDS_MAX 128u
+#define ENGINE_FD_WAYS 4u /* slots for one pack */
 
 struct pack_fd {
     uint64_t pack_id;

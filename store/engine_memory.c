@@ -131,6 +131,15 @@ static int memory_read(struct engine *engine, uint64_t pack_id, uint64_t offset,
     return 0;
 }
 
+static void memory_prefetch(struct engine *engine, uint64_t pack_id,
+                            uint64_t offset, uint64_t size)
+{
+    (void)engine;
+    (void)pack_id;
+    (void)offset;
+    (void)size;
+}
+
 static int memory_size(struct engine *engine, uint64_t pack_id,
                        uint64_t *ret_size, struct vn_err *err)
 {
@@ -317,6 +326,7 @@ static void memory_close(struct engine *engine)
 static const struct engine_ops engine_memory_ops = {
     .put = memory_put,
     .read = memory_read,
+    .prefetch = memory_prefetch,
     .size = memory_size,
     .free_space = memory_free_space,
     .list = memory_list,

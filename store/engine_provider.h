@@ -12,6 +12,8 @@ struct engine_ops {
                size_t size, struct vn_err *err);
     int (*read)(struct engine *engine, uint64_t pack_id, uint64_t offset,
                 void *data, size_t size, struct vn_err *err);
+    void (*prefetch)(struct engine *engine, uint64_t pack_id, uint64_t offset,
+                     uint64_t size);
     int (*size)(struct engine *engine, uint64_t pack_id, uint64_t *ret_size,
                 struct vn_err *err);
     int (*free_space)(struct engine *engine, uint64_t *ret_bytes,

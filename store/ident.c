@@ -121,17 +121,6 @@ void ident_pages(const struct ident *ident, const uint8_t *const *pages,
     }
 }
 
-void ident_fingerprint(const struct ident *ident, const uint8_t *page,
-                       struct fingerprint *ret)
-{
-    XXH128_canonical_t canonical;
-
-    XXH128_canonicalFromHash(
-        &canonical, XXH3_128bits_withSecret(page, STORE_PAGE_SIZE,
-                                            ident->secret, IDENT_SECRET_SIZE));
-    memcpy(ret->bytes, canonical.digest, sizeof(ret->bytes));
-}
-
 struct chunk_id ident_short(const struct ident_full *full)
 {
     struct chunk_id id;

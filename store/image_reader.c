@@ -1,35 +1,22 @@
-#include "store/store_internal.h"
+#include "store/image_reader_internal.h"
 
 /*
  * Reading one image: from the root down to leaves, then pages in batches.
+ * Long ranges: image_reader_run.c.
  *
  * Nodes that were read stay decoded in a direct-mapped cache of CACHE_SIZE
- * places, by height and number: 16 KiB each, 1 MiB at most, which covers
- * 128 MiB of image; a page of a cached leaf costs no node. A zero id in an
+ * places, by height and number: 16 KiB each, 16 MiB at most, which covers
+ * 2 GiB of image; a page of a cached leaf costs no node. A zero id in an
  * inner node stands for a whole subtree, so holes cost nothing either.
  *
- * A reader is used by one thread at a time; readers are cheap, so each thread
- * opens its own.
+ * A reader is used by one thread at a time, and by the tasks that it starts
+ * itself. These have leaves of their own and come here for the id of one
+ * (image_reader_load_leaf), one at a time.
  */
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CACHE_SIZE 64u
-
-struct cached {
-    bool valid;
-    uint64_t index; /* of the node in its height */
-    struct map_node node;
-};
-
-struct image_reader {
-    struct store *store;
-    struct map_root root;
-    unsigned height; /* of the root */
-    struct cached *cache[CACHE_SIZE];
-};
 
 static int read_node(struct image_reader *image, unsigned height,
                      uint64_t index, const struct map_node **ret,
@@ -49,6 +36,7 @@ struct image_reader *image_reader_open(struct store *store,
     if (root->size == 0 && !chunk_id_is_zero(&root->root))
         return vn_fail_ptr(err, VN_E_FORMAT, "an image of no bytes has a root");
     image = vn_alloc(sizeof(*image));
+    pthread_mutex_init(&image->lock, NULL);
     image->store = store;
     image->root = *root;
     image->height = map_height(root->size);
@@ -65,6 +53,8 @@ void image_reader_free(struct image_reader *image)
         return;
     for (unsigned i = 0; i < CACHE_SIZE; i++)
         free(image->cache[i]);
+    image_reader_free_spaces(image);
+    pthread_mutex_destroy(&image->lock);
     free(image);
 }
 
@@ -122,32 +112,80 @@ int image_reader_leaf(struct image_reader *image, uint64_t index,
     return read_node(image, 0, index, ret, err);
 }
 
+/* The id of a leaf, or the leaf where it is in the cache. */
+static int find_leaf(struct image_reader *image, uint64_t index,
+                     struct map_node *space, bool *ret_found,
+                     struct chunk_id *ret_id, struct vn_err *err)
+{
+    const struct cached *cached;
+
+    vn_lock_scope(&image->lock);
+    cached = image->cache[index % CACHE_SIZE];
+    *ret_found = cached && cached->valid && cached->index == index &&
+                 cached->node.height == 0;
+    if (*ret_found) {
+        *space = cached->node;
+        return 0;
+    }
+    return node_id(image, 0, index, ret_id, err);
+}
+
+int image_reader_load_leaf(struct image_reader *image, uint64_t index,
+                           struct map_node *space, const struct map_node **ret,
+                           struct vn_err *err)
+{
+    struct chunk_id id;
+    bool found;
+
+    assert(index < map_node_count(image->root.size, 0));
+    if (find_leaf(image, index, space, &found, &id, err) < 0)
+        return -1;
+    *ret = NULL;
+    if (!found) {
+        if (chunk_id_is_zero(&id))
+            return 0;
+        if (chunk_read_node(image->store, &id, 0, space, err) < 0)
+            return -1;
+    }
+    *ret = space;
+    return 0;
+}
+
 /* ---- bytes ------------------------------------------------------------ */
 
-/*
- * Read whole pages of one leaf; a place of `out` a page. Zero pages are
- * filled in, the rest is fetched together.
- */
+int image_reader_fetch(struct image_reader *image, const struct map_node *leaf,
+                       const struct leaf_part *part, uint8_t *out, bool fill,
+                       struct vn_err *err)
+{
+    const struct fingerprint *prints[CHUNK_WANTS_MAX];
+    struct chunk_want wants[CHUNK_WANTS_MAX];
+    size_t n = 0;
+
+    for (size_t i = 0; i < part->count; i++) {
+        uint8_t *to = out + i * STORE_PAGE_SIZE;
+        size_t place = part->first + i;
+
+        if (leaf && !chunk_id_is_zero(&leaf->ids[place])) {
+            prints[n] = &leaf->fingerprints[place];
+            wants[n++] = (struct chunk_want){.id = leaf->ids[place], .out = to};
+        } else if (fill) {
+            memset(to, 0, STORE_PAGE_SIZE);
+        }
+    }
+    return chunk_read_leaf_pages(image->store, wants, prints, part->places, n,
+                                 err);
+}
+
+/* Read whole pages of one leaf. */
 static int read_pages(struct image_reader *image, uint64_t page, size_t count,
                       uint8_t *out, struct vn_err *err)
 {
-    struct chunk_want wants[CHUNK_WANTS_MAX];
+    struct leaf_part part = {.first = page % MAP_FANOUT, .count = count};
     const struct map_node *leaf;
-    size_t want_count = 0;
 
     if (read_node(image, 0, page / MAP_FANOUT, &leaf, err) < 0)
         return -1;
-    for (size_t i = 0; i < count; i++) {
-        size_t place = (page + i) % MAP_FANOUT;
-        uint8_t *to = out + i * STORE_PAGE_SIZE;
-
-        if (!leaf || chunk_id_is_zero(&leaf->ids[place]))
-            memset(to, 0, STORE_PAGE_SIZE);
-        else
-            wants[want_count++] =
-                (struct chunk_want){.id = leaf->ids[place], .out = to};
-    }
-    return chunk_read_pages(image->store, wants, want_count, err);
+    return image_reader_fetch(image, leaf, &part, out, true, err);
 }
 
 /* Read a part of one page. */
@@ -162,6 +200,31 @@ static int read_part(struct image_reader *image, uint64_t offset, uint8_t *out,
     return 0;
 }
 
+/* Read what can be read in one go from `offset` on: up to `size` bytes. */
+static int read_some(struct image_reader *image, uint64_t offset, uint8_t *out,
+                     size_t size, size_t *ret_size, struct vn_err *err)
+{
+    size_t in_page = (size_t)(offset % STORE_PAGE_SIZE);
+    size_t whole = size / STORE_PAGE_SIZE;
+    uint64_t page = offset / STORE_PAGE_SIZE;
+    size_t to_leaf_end = MAP_FANOUT - page % MAP_FANOUT;
+
+    if (in_page == 0 && size >= LONG_RUN) {
+        *ret_size = whole * STORE_PAGE_SIZE;
+        return image_reader_run(image, offset, *ret_size, out, err);
+    }
+    if (in_page == 0 && whole > 0) {
+        size_t count = whole < to_leaf_end ? whole : to_leaf_end;
+
+        *ret_size = count * STORE_PAGE_SIZE;
+        return read_pages(image, page, count, out, err);
+    }
+    *ret_size = STORE_PAGE_SIZE - in_page;
+    if (*ret_size > size)
+        *ret_size = size;
+    return read_part(image, offset, out, *ret_size, err);
+}
+
 int image_reader_read(struct image_reader *image, uint64_t offset, void *data,
                       size_t size, struct vn_err *err)
 {
@@ -169,24 +232,9 @@ int image_reader_read(struct image_reader *image, uint64_t offset, void *data,
 
     assert(offset <= image->root.size && size <= image->root.size - offset);
     while (size > 0) {
-        size_t in_page = (size_t)(offset % STORE_PAGE_SIZE);
-        size_t whole = size / STORE_PAGE_SIZE;
-        uint64_t page = offset / STORE_PAGE_SIZE;
-        size_t to_leaf_end = MAP_FANOUT - page % MAP_FANOUT;
         size_t n;
-        int result;
 
-        if (in_page == 0 && whole > 0) {
-            size_t count = whole < to_leaf_end ? whole : to_leaf_end;
-
-            n = count * STORE_PAGE_SIZE;
-            result = read_pages(image, page, count, out, err);
-        } else {
-            n = STORE_PAGE_SIZE - in_page < size ? STORE_PAGE_SIZE - in_page
-                                                 : size;
-            result = read_part(image, offset, out, n, err);
-        }
-        if (result < 0)
+        if (read_some(image, offset, out, size, &n, err) < 0)
             return vn_wrap(err, "image at offset %llu",
                            (unsigned long long)offset);
         offset += n;

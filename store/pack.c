@@ -122,28 +122,34 @@ static void entry_encode(struct buf *out, const struct pack_entry *entry)
     buf_put_le32(out, entry->raw_size);
 }
 
+size_t pack_encode(const void *data, size_t size, uint8_t *out,
+                   uint8_t *ret_codec)
+{
+    int packed =
+        LZ4_compress_default(data, (char *)out, (int)size, (int)size - 1);
+
+    *ret_codec = CODEC_LZ4;
+    if (packed > 0)
+        return (size_t)packed;
+    *ret_codec = CODEC_RAW;
+    memcpy(out, data, size);
+    return size;
+}
+
 int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
                      const struct ident_full *id, const void *data, size_t size,
                      struct pack_entry *ret, struct vn_err *err)
 {
     struct pack_entry entry = {.id = *id,
                                .kind = (uint8_t)kind,
-                               .codec = CODEC_LZ4,
                                .offset = (uint32_t)b->size,
                                .raw_size = (uint32_t)size};
-    int packed;
 
     assert(size > 0 && size <= pack_raw_limit(kind));
     if (builder_reserve(b, size + PACK_ENTRY_SIZE, err) < 0)
         return -1;
-    packed = LZ4_compress_default(data, (char *)b->data + b->size, (int)size,
-                                  (int)size - 1);
-    if (packed <= 0) {
-        entry.codec = CODEC_RAW;
-        memcpy(b->data + b->size, data, size);
-        packed = (int)size;
-    }
-    entry.stored_size = (uint32_t)packed;
+    entry.stored_size =
+        (uint32_t)pack_encode(data, size, b->data + b->size, &entry.codec);
     entry_encode(&b->directory, &entry);
     if (buf_check(&b->directory, "a pack's directory", err) < 0)
         return -1;

@@ -46,6 +46,10 @@ struct pack_builder;
 struct pack_builder *pack_builder_new(const uint8_t store_id[16]);
 void pack_builder_free(struct pack_builder *b); /* NULL is fine */
 
+/* Compress a chunk, if that makes it smaller, into `out` of `size` bytes;
+ * returns the stored size, at least 1, at most `size`. */
+size_t pack_encode(const void *data, size_t size, uint8_t *out,
+                   uint8_t *ret_codec);
 /*
  * Compress and append one chunk; *ret describes where it lies, its offset
  * being final. `size` is at most the kind's limit (pack_raw_limit()).
@@ -55,8 +59,9 @@ int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
                      const struct ident_full *id, const void *data, size_t size,
                      struct pack_entry *ret, struct vn_err *err) VN_MUST_USE;
 /*
- * Append a chunk as it lies in another pack: `from` is its entry there,
- * `stored` its from->stored_size bytes. *ret as for pack_builder_add().
+ * Append a chunk that was encoded: by pack_encode(), or as it lies in another
+ * pack. `from` is its entry, its offset aside, `stored` its from->stored_size
+ * bytes. *ret as for pack_builder_add().
  */
 int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
                       const uint8_t *stored, struct pack_entry *ret,

@@ -96,6 +96,7 @@ struct store *store_open(const char *path, struct vn_err *err)
         vn_wrap(err, "opening store '%s'", path);
         return NULL;
     }
+    store->pool = pool_new(pool_threads_wanted());
     return vn_steal(&store);
 }
 
@@ -103,6 +104,7 @@ void store_close(struct store *store)
 {
     if (!store)
         return;
+    pool_free(store->pool);
     engine_close(store->engine);
     index_close(store->index);
     free(store->path);

@@ -76,8 +76,11 @@ struct store_counts {
 };
 
 /*
- * A writer owns one open pack; one thread uses it at a time. Chunks it has
- * put are visible to others after store_writer_flush().
+ * A writer owns one open pack; one thread uses it at a time. What is put in
+ * long runs (1 MiB) is worked on by all cores, see VNSTORE_THREADS, and full
+ * packs are written behind the caller's back: an error of the disk may be
+ * reported by a later call, by the flush at last. Chunks it has put are visible
+ * to others after store_writer_flush().
  */
 struct store_writer *store_writer_open(struct store *store,
                                        struct vn_err *err) VN_MUST_USE;
@@ -86,8 +89,7 @@ struct store_writer *store_writer_open(struct store *store,
  * index. Blocks on the disk. A failed flush leaves the store sound. */
 int store_writer_flush(struct store_writer *writer,
                        struct vn_err *err) VN_MUST_USE;
-void store_writer_counts(const struct store_writer *writer,
-                         struct store_counts *ret);
+void store_writer_counts(struct store_writer *writer, struct store_counts *ret);
 /* Drops what was not flushed. NULL is fine. */
 void store_writer_free(struct store_writer *writer);
 
@@ -109,6 +111,18 @@ struct image_writer *image_writer_open(struct store_writer *writer,
 int image_writer_put(struct image_writer *image, uint64_t offset,
                      const void *data, size_t size,
                      struct vn_err *err) VN_MUST_USE;
+/* Fill `data` with the bytes of an image from `offset` on. Called by several
+ * threads at a time. */
+typedef int image_source_fn(void *context, uint64_t offset, void *data,
+                            size_t size, struct vn_err *err);
+/*
+ * The same as image_writer_put() for bytes that a source yields, in pieces of
+ * 1 MiB at most, in no certain order. Best in long runs: 64 MiB, say. After a
+ * failure, which may be the source's, the image takes no more pages.
+ */
+int image_writer_put_from(struct image_writer *image, uint64_t offset,
+                          uint64_t size, image_source_fn *source, void *context,
+                          struct vn_err *err) VN_MUST_USE;
 /* Write the map and yield its root. The image takes no more pages. */
 int image_writer_finish(struct image_writer *image, struct map_root *ret,
                         struct vn_err *err) VN_MUST_USE;
@@ -122,8 +136,8 @@ int store_put_bytes(struct store_writer *writer, const void *data, size_t size,
 
 /*
  * Open an image for reading. VN_E_CORRUPT when its map is not there or
- * damaged. One thread uses a reader at a time; readers are cheap (1 MiB at
- * most), so each thread opens its own.
+ * damaged. One thread uses a reader at a time; readers are cheap (16 MiB at
+ * most, as used), so each thread opens its own.
  */
 struct image_reader *image_reader_open(struct store *store,
                                        const struct map_root *root,
@@ -135,6 +149,18 @@ struct image_reader *image_reader_open(struct store *store,
  */
 int image_reader_read(struct image_reader *image, uint64_t offset, void *data,
                       size_t size, struct vn_err *err) VN_MUST_USE;
+/* Take bytes of an image, whole pages but for the end of what was asked for.
+ * Called by several threads at a time. */
+typedef int image_sink_fn(void *context, uint64_t offset, const void *data,
+                          size_t size, struct vn_err *err);
+/*
+ * The same as image_reader_read(), handed to a sink in pieces of 2 MiB at most
+ * and in no certain order; pages of zeros are left out. `offset` is a multiple
+ * of 4096. Best in long runs: 64 MiB, say.
+ */
+int image_reader_read_to(struct image_reader *image, uint64_t offset,
+                         uint64_t size, image_sink_fn *sink, void *context,
+                         struct vn_err *err) VN_MUST_USE;
 /*
  * The first run of pages at or after `offset` that are not all zero: start and
  * size in bytes, page-aligned (the end cut to the image). size 0: none left.

@@ -8,6 +8,7 @@
 #include "store/index.h"
 #include "store/map_node.h"
 #include "store/pack.h"
+#include "store/pool.h"
 #include "store/store_config.h"
 
 /* All members are constant after opening; index and engine lock themselves. */
@@ -17,9 +18,10 @@ struct store {
     struct ident ident;
     struct index *index;
     struct engine *engine;
+    struct pool *pool; /* for what is done leaf by leaf */
 };
 
-/* ---- chunk.c: reading chunks ------------------------------------------ */
+/* ---- chunk.c, chunk_pages.c: reading chunks ---------------------------- */
 
 /* One page wanted: its id, and where its 4096 bytes go. */
 struct chunk_want {
@@ -36,6 +38,24 @@ struct chunk_want {
  */
 int chunk_read_pages(struct store *store, const struct chunk_want *wants,
                      size_t count, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * The same for pages of a leaf that was held against its own id: a page with
+ * the fingerprint that the leaf has for it is whole, else its id decides.
+ * `prints` has one for each of the wants. `places`, where not NULL, is what
+ * chunk_find_pages() said a moment ago.
+ */
+int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
+                          const struct fingerprint *const *prints,
+                          const struct chunk_place *places, size_t count,
+                          struct vn_err *err) VN_MUST_USE;
+
+#define CHUNK_FIND_MAX (4 * MAP_FANOUT) /* ids in one call */
+
+/* Look up ids that need not be sorted, at most CHUNK_FIND_MAX. */
+int chunk_find_pages(struct store *store, const struct chunk_id *ids,
+                     size_t count, struct chunk_place *ret,
+                     struct vn_err *err) VN_MUST_USE;
 
 /* Read one chunk of a kind into `out` of pack_raw_limit(kind) bytes. */
 int chunk_read(struct store *store, enum chunk_kind kind,
@@ -168,16 +188,22 @@ int gc_rescue(struct store *store, const json_t *manifest,
 struct store *store_writer_store(const struct store_writer *writer);
 struct store_hold *store_writer_hold(struct store_writer *writer);
 
+#define STORE_PUT_MAX 4096u /* chunks in one call of store_writer_put() */
+
 /*
  * Store the chunks that are not known yet: `count` of one kind, `size` bytes
  * each, ids given. *ret_new is how many were stored. After a failure some may
- * have been stored; putting them again is fine.
+ * have been stored; putting them again is fine. Several threads may call it at
+ * a time, but not beside store_writer_flush(). Waits for the disk when packs
+ * come faster than it takes them.
  */
 int store_writer_put(struct store_writer *writer, enum chunk_kind kind,
                      const struct ident_full *ids, const uint8_t *const *data,
                      size_t size, size_t count, size_t *ret_new,
                      struct vn_err *err) VN_MUST_USE;
-struct store_counts *store_writer_counters(struct store_writer *writer);
+/* Add to what store_writer_counts() yields; bytes_stored is the writer's. */
+void store_writer_count(struct store_writer *writer,
+                        const struct store_counts *more);
 
 /* ---- image_reader.c --------------------------------------------------- */
 
@@ -185,6 +211,11 @@ struct store_counts *store_writer_counters(struct store_writer *writer);
 int image_reader_leaf(struct image_reader *image, uint64_t index,
                       const struct map_node **ret,
                       struct vn_err *err) VN_MUST_USE;
+/* The same, loaded into `space` of the caller: *ret is that or NULL. Several
+ * threads may do this with one reader at a time, but nothing else with it. */
+int image_reader_load_leaf(struct image_reader *image, uint64_t index,
+                           struct map_node *space, const struct map_node **ret,
+                           struct vn_err *err) VN_MUST_USE;
 
 /* ---- map_walk.c ------------------------------------------------------- */
 

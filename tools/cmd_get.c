@@ -20,7 +20,7 @@
  * directory on the way is opened from the one above without following links.
  */
 
-#define BLOCK_SIZE (1u << 20)
+#define STEP_SIZE (256u << 20) /* read from the store in one call */
 
 enum { KEY_FORCE = 'f' };
 
@@ -37,8 +37,7 @@ struct get {
     const struct args *args;
     struct store *store;
     const json_t *manifest;
-    int root;       /* DIR */
-    uint8_t *block; /* BLOCK_SIZE */
+    int root; /* DIR */
     struct ui_progress progress;
     uint64_t done;
     uint64_t total;
@@ -129,6 +128,15 @@ static int open_parent(const struct get *g, const char *object, bool make,
     }
 }
 
+/* Called by the store's threads. */
+static int write_file(void *context, uint64_t offset, const void *data,
+                      size_t size, struct vn_err *err)
+{
+    const int *fd = context;
+
+    return io_pwrite(*fd, data, size, offset, err);
+}
+
 static int copy_data(struct get *g, struct image_reader *image, uint64_t size,
                      int fd, struct vn_err *err)
 {
@@ -142,10 +150,9 @@ static int copy_data(struct get *g, struct image_reader *image, uint64_t size,
             return -1;
         if (run == 0)
             break;
-        if (run > BLOCK_SIZE)
-            run = BLOCK_SIZE;
-        if (image_reader_read(image, start, g->block, (size_t)run, err) < 0 ||
-            io_pwrite(fd, g->block, (size_t)run, start, err) < 0)
+        /* What follows may be holes again: those are left out. */
+        run = size - start < STEP_SIZE ? size - start : STEP_SIZE;
+        if (image_reader_read_to(image, start, run, write_file, &fd, err) < 0)
             return -1;
         offset = start + run;
         ui_progress_update(&g->progress, g->done + offset, g->total);
@@ -255,7 +262,6 @@ int cmd_get(int argc, char **argv, struct vn_err *err)
     vn_auto(store_hold) struct store_hold *hold = NULL;
     vn_auto(json) json_t *manifest = NULL;
     vn_auto(close) int root = -1;
-    vn_auto(free) uint8_t *block = NULL;
     struct args args = {0};
     struct get get = {.args = &args};
 
@@ -272,6 +278,5 @@ int cmd_get(int argc, char **argv, struct vn_err *err)
         return vn_fail(err, errno, "open the directory '%s'", args.output);
     get.manifest = manifest;
     get.root = root;
-    get.block = block = vn_alloc(BLOCK_SIZE);
     return get_all(&get, err) < 0 ? -1 : CMD_OK;
 }

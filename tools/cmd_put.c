@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define BLOCK_SIZE  (1u << 20)
+#define STEP_SIZE   (256u << 20) /* given to the store in one call */
 #define NAME_TRIES  16 /* others may take the next number of a series */
 #define KIND        "files"
 #define KIND_VM     "vm" /* a saved domain is among them */
@@ -131,6 +132,26 @@ static void next_data(int fd, uint64_t size, uint64_t offset,
         *ret_end = (uint64_t)end;
 }
 
+/* Read by the store's threads. */
+static int read_file(void *context, uint64_t offset, void *data, size_t size,
+                     struct vn_err *err)
+{
+    const int *fd = context;
+
+    return io_pread(*fd, data, size, offset, err);
+}
+
+/* Long pieces are read by the store; short ones, which it collects, here. */
+static int put_piece(struct put *p, int fd, uint64_t offset, uint64_t size,
+                     struct image_writer *image, struct vn_err *err)
+{
+    if (size > BLOCK_SIZE)
+        return image_writer_put_from(image, offset, size, read_file, &fd, err);
+    if (io_pread(fd, p->block, (size_t)size, offset, err) < 0)
+        return -1;
+    return image_writer_put(image, offset, p->block, (size_t)size, err);
+}
+
 static int put_data(struct put *p, int fd, uint64_t size,
                     struct image_writer *image, struct vn_err *err)
 {
@@ -139,11 +160,9 @@ static int put_data(struct put *p, int fd, uint64_t size,
     while (offset < size) {
         next_data(fd, size, offset, &start, &end);
         for (offset = start; offset < end;) {
-            size_t n =
-                end - offset < BLOCK_SIZE ? (size_t)(end - offset) : BLOCK_SIZE;
+            uint64_t n = end - offset < STEP_SIZE ? end - offset : STEP_SIZE;
 
-            if (io_pread(fd, p->block, n, offset, err) < 0 ||
-                image_writer_put(image, offset, p->block, n, err) < 0)
+            if (put_piece(p, fd, offset, n, image, err) < 0)
                 return -1;
             offset += n;
             ui_progress_update(&p->progress, p->done + offset, p->total);
