@@ -208,7 +208,8 @@ static bool parent_has(struct image_writer *image, uint64_t page,
         return false;
     }
     if (!leaf || chunk_id_is_zero(&leaf->ids[i]) ||
-        memcmp(&leaf->fingerprints[i], print, sizeof(*print)) != 0)
+        memcmp(&leaf->fingerprints[i], print, sizeof(*print)) != 0 ||
+        store_hold_lost(store_writer_hold(image->writer), &leaf->ids[i]))
         return false;
     *ret_id = leaf->ids[i];
     return true;

@@ -170,6 +170,39 @@ int index_sweep_packs(struct index *index, const uint64_t *pack_ids,
                       size_t count, uint64_t *ret, size_t *ret_count,
                       struct vn_err *err) VN_MUST_USE;
 
+/* ---- lost chunks ------------------------------------------------------ */
+
+/*
+ * A chunk whose bytes are damaged or gone is moved from `chunks` to `lost` by
+ * a repair. Then it counts as absent: whoever puts the same content stores it
+ * anew, and index_add() takes it from the lost: it is healed. Only what is not
+ * in `chunks` is lost; a row that an older program left there says nothing.
+ */
+struct index_lost {
+    struct chunk_id id;
+    struct chunk_place place; /* that it had; stored_size 0: not known */
+    uint64_t found_s;         /* when, in seconds since 1970 */
+};
+
+/* All that is lost, by rising id. Caller frees; NULL where there is none. */
+int index_list_lost(struct index *index, struct index_lost **ret,
+                    size_t *ret_count, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Give chunks up, all or none: their rows go, and they are lost from now on,
+ * but tombstones, which nobody needs. One that lies elsewhere than `place`
+ * says by now is left alone. Raises the epoch, so that a commit that has
+ * looked already looks once more. *ret_count is how many were given up.
+ */
+int index_lose(struct index *index, const struct index_lost *chunks,
+               size_t count, size_t *ret_count, struct vn_err *err) VN_MUST_USE;
+
+/* Forget packs into which no row points any more, whatever is in them. Those
+ * that are not there are skipped; VN_E_STATE and nothing done, if a row does.
+ */
+int index_drop_packs(struct index *index, const uint64_t *pack_ids,
+                     size_t count, struct vn_err *err) VN_MUST_USE;
+
 /* ---- snapshots -------------------------------------------------------- */
 
 /*
@@ -215,6 +248,10 @@ int index_series_next(struct index *index, const char *series, uint64_t *ret,
 /* Do the tables of snapshots agree? *ret_problem: "" or a sentence. */
 int index_check_snapshots(struct index *index, char ret_problem[256],
                           struct vn_err *err) VN_MUST_USE;
+
+/* Write the tables of names and ids anew from that of snapshots. VN_E_CORRUPT:
+ * two snapshots have one name or id. */
+int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;
 
 struct index_stats {
     uint64_t snapshots;

@@ -1,7 +1,7 @@
 #ifndef STORE_INDEX_INTERNAL_H
 #define STORE_INDEX_INTERNAL_H
 
-/* Shared by index.c, index_env.c, index_gc.c and index_snapshot.c only. */
+/* Shared by index.c and index_*.c only. */
 
 #include "store/index.h"
 
@@ -23,6 +23,7 @@ enum index_table {
     TABLE_NAMES,     /* name -> seq */
     TABLE_IDS,       /* chunk id of the manifest -> seq */
     TABLE_SERIES,    /* series -> highest number it ever had */
+    TABLE_LOST,      /* chunk id -> the place it had, when that was found */
     TABLE_COUNT,
 };
 
@@ -114,6 +115,10 @@ int index_get_pack(struct index *index, MDB_txn *txn, uint64_t id,
 int index_get_condemned(struct index *index, MDB_txn *txn,
                         struct index_condemned *ret,
                         struct vn_err *err) VN_MUST_USE;
+
+/* A chunk was entered: it is not lost any more, if it was. */
+int index_heal_in(struct index *index, MDB_txn *txn, const struct chunk_id *id,
+                  struct vn_err *err) VN_MUST_USE;
 
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,
