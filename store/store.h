@@ -261,16 +261,51 @@ typedef void store_finding_fn(void *context, const char *sentence);
 /* Called now and then: work done of work total; for verify in bytes. */
 typedef void store_progress_fn(void *context, uint64_t done, uint64_t total);
 
+/*
+ * The same for each finding as an object, borrowed:
+ *   "kind"      "pack", "chunk", "object", "snapshot" or "index"
+ *   "sentence"  as above
+ * and, where it is about such a thing, "pack" and "chunk" (hex), "chunks" (how
+ * many, where it is all that was in a pack), "snapshot", "object", "vm";
+ * "uses" of a chunk: an array of {"snapshot", "object", "vm", "page_count",
+ * "pages": [[first, last], ...]}, numbers of pages from 0, at most
+ * STORE_VERIFY_RANGES_MAX ranges for one chunk.
+ */
+typedef void store_detail_fn(void *context, const json_t *finding);
+
+#define STORE_VERIFY_RANGES_MAX 4096u
+
+struct store_verify_counts {
+    uint64_t packs;
+    uint64_t packs_before; /* of these, found well by the run that goes on */
+    uint64_t chunks;       /* looked at in packs, by this run */
+    uint64_t snapshots;
+    uint64_t objects;
+    uint64_t bad;     /* chunks that cannot be read where the index says */
+    uint64_t lost;    /* chunks known to be lost, needed or not */
+    uint64_t began_s; /* in seconds since 1970; of the first run */
+};
+
 struct store_verify_opts {
-    const char *snapshot; /* only this one, or NULL for the whole store */
-    store_finding_fn *finding;
-    store_progress_fn *progress; /* may be NULL */
-    void *context;
+    const char *snapshot;      /* only this one, or NULL for the whole store */
+    bool fast;                 /* read no pages: structure and checksums only */
+    bool resume;               /* go on where a run that was killed ended */
+    uint64_t state_ms;         /* how often that is noted down; 0: 5000 */
+    store_finding_fn *finding; /* may be NULL, as all that follow */
+    store_detail_fn *detail;   /* called beside `finding` */
+    store_progress_fn *progress;
+    void *context;                      /* of these three */
+    struct store_verify_counts *counts; /* filled in at the end */
 };
 /*
  * Re-read and re-hash every chunk, check packs, index and manifests against
  * each other. Returns the number of findings in *ret_findings; fails only when
- * it could not go on.
+ * it could not go on. `fast` reads headers and directories of packs, maps and
+ * manifests, but no pages.
+ *
+ * A run over the whole store that is not fast keeps a file "verify.state" in
+ * the store until it ends. With `resume` packs that it names as well are not
+ * read again; VN_E_NOT_FOUND: there is nothing to go on with.
  */
 int store_verify(struct store *store, const struct store_verify_opts *opts,
                  uint64_t *ret_findings, struct vn_err *err) VN_MUST_USE;
