@@ -182,6 +182,7 @@ struct index_lost {
     struct chunk_id id;
     struct chunk_place place; /* that it had; stored_size 0: not known */
     uint64_t found_s;         /* when, in seconds since 1970 */
+    bool forget; /* index_lose(): only delete the row, nobody needs it */
 };
 
 /* All that is lost, by rising id. Caller frees; NULL where there is none. */
@@ -189,10 +190,11 @@ int index_list_lost(struct index *index, struct index_lost **ret,
                     size_t *ret_count, struct vn_err *err) VN_MUST_USE;
 
 /*
- * Give chunks up, all or none: their rows go, and they are lost from now on,
- * but tombstones, which nobody needs. One that lies elsewhere than `place`
- * says by now is left alone. Raises the epoch, so that a commit that has
- * looked already looks once more. *ret_count is how many were given up.
+ * Give chunks up, all or none: their rows go, and they are lost from now on
+ * unless they are to be forgotten. One that lies elsewhere than `place`
+ * says by now, or is lost already, is left alone. Raises the epoch, so that a
+ * commit that has looked already looks once more. *ret_count is how many were
+ * given up.
  */
 int index_lose(struct index *index, const struct index_lost *chunks,
                size_t count, size_t *ret_count, struct vn_err *err) VN_MUST_USE;
@@ -252,6 +254,41 @@ int index_check_snapshots(struct index *index, char ret_problem[256],
 /* Write the tables of names and ids anew from that of snapshots. VN_E_CORRUPT:
  * two snapshots have one name or id. */
 int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;
+
+/* ---- rebuilding ------------------------------------------------------- */
+
+/*
+ * Can every row of the index in `dir` be read? Tried by a child process, since
+ * LMDB may die of damage. The caller has no threads and has not opened it.
+ * Fails where it cannot be opened for another reason than damage.
+ */
+int index_probe(const char *dir, const uint8_t store_id[16], bool *ret_sound,
+                struct vn_err *err) VN_MUST_USE;
+
+/* Called for each series with its mark: the highest number it ever had. */
+typedef void index_series_fn(void *context, const char *series,
+                             uint64_t number);
+int index_list_series(struct index *index, index_series_fn *fn, void *context,
+                      struct vn_err *err) VN_MUST_USE;
+
+struct index_series {
+    char name[STORE_NAME_MAX + 1];
+    uint64_t number;
+};
+
+/* What goes into a new index beside packs and chunks (index_add()). */
+struct index_fill {
+    const struct index_snapshot *snapshots; /* with their seq */
+    size_t snapshot_count;
+    const struct index_chunk *manifests; /* theirs, where they lie now */
+    const struct index_series *series;
+    size_t series_count;
+    const struct index_lost *lost;
+    size_t lost_count;
+    struct index_state state;
+};
+int index_fill(struct index *index, const struct index_fill *fill,
+               struct vn_err *err) VN_MUST_USE;
 
 struct index_stats {
     uint64_t snapshots;

@@ -237,6 +237,8 @@ static int add_new_tables(struct index *index, struct vn_err *err)
 
     if (index_begin(index, MDB_RDONLY, &txn, err) < 0)
         return -1;
+    if (mdb_dbi_open(txn, table_names[TABLE_META], 0, &table) != 0)
+        return 0; /* no index; check_meta() says so */
     rc = mdb_dbi_open(txn, table_names[TABLE_LOST], 0, &table);
     if (rc != MDB_NOTFOUND)
         return rc ? index_fail(index, rc, table_names[TABLE_LOST], err) : 0;

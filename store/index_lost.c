@@ -138,25 +138,35 @@ static int take_row(struct index *index, MDB_txn *txn,
     return rc ? index_fail(index, rc, "give a chunk up", err) : 0;
 }
 
-static int lose_one(struct index *index, MDB_txn *txn,
-                    const struct index_lost *chunk, struct vn_err *err)
+int index_put_lost(struct index *index, MDB_txn *txn,
+                   const struct index_lost *chunk, unsigned flags,
+                   struct vn_err *err)
 {
     uint8_t row[LOST_ROW_SIZE] = {0};
     uint64_t found = htole64(chunk->found_s);
     MDB_val key = index_key_id(&chunk->id);
     MDB_val value = {.mv_size = sizeof(row), .mv_data = row};
-    int result = take_row(index, txn, chunk, err);
     int rc;
 
-    if (result)
-        return result;
-    if (chunk->place.kind == CHUNK_TOMBSTONE)
-        return 0;
     if (chunk->place.stored_size > 0)
         index_place_encode(&chunk->place, row);
     memcpy(row + INDEX_PLACE_SIZE, &found, 8);
-    rc = mdb_put(txn, index->tables[TABLE_LOST], &key, &value, 0);
+    rc = mdb_put(txn, index->tables[TABLE_LOST], &key, &value, flags);
+    if (rc == MDB_KEYEXIST)
+        return 1;
     return rc ? index_fail(index, rc, "enter a lost chunk", err) : 0;
+}
+
+/* 1: nothing was done. */
+static int lose_one(struct index *index, MDB_txn *txn,
+                    const struct index_lost *chunk, struct vn_err *err)
+{
+    int result = take_row(index, txn, chunk, err);
+
+    if (result || chunk->forget)
+        return result;
+    return index_put_lost(index, txn, chunk,
+                          chunk->place.stored_size ? 0 : MDB_NOOVERWRITE, err);
 }
 
 static int raise_epoch(struct index *index, MDB_txn *txn, struct vn_err *err)

@@ -85,8 +85,8 @@ static int check_free(struct index *index, MDB_txn *txn,
     return 0;
 }
 
-static int raise_series(struct index *index, MDB_txn *txn, const char *series,
-                        uint64_t number, struct vn_err *err)
+int index_raise_series(struct index *index, MDB_txn *txn, const char *series,
+                       uint64_t number, struct vn_err *err)
 {
     uint64_t highest;
 
@@ -99,18 +99,14 @@ static int raise_series(struct index *index, MDB_txn *txn, const char *series,
                          number, err);
 }
 
-/* Find the manifest where it lies now, whatever the index said before. */
-static int put_manifest(struct index *index, MDB_txn *txn,
-                        const struct index_pack *pack,
-                        const struct index_chunk *chunk, struct vn_err *err)
+int index_put_manifest(struct index *index, MDB_txn *txn,
+                       const struct index_chunk *chunk, struct vn_err *err)
 {
     uint8_t place[INDEX_PLACE_SIZE];
     MDB_val key = index_key_id(&chunk->id);
     MDB_val value = {.mv_size = sizeof(place), .mv_data = place};
     int rc;
 
-    if (index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0)
-        return -1;
     index_place_encode(&chunk->place, place);
     rc = mdb_put(txn, index->tables[TABLE_CHUNKS], &key, &value, 0);
     if (rc)
@@ -133,7 +129,7 @@ static int check_epoch(struct index *index, MDB_txn *txn, uint64_t epoch,
     return 0;
 }
 
-/* How a snapshot is found. */
+/* How a snapshot is found; `flags` for mdb_put(). */
 static int put_names(struct index *index, MDB_txn *txn,
                      const struct index_snapshot *snapshot, unsigned flags,
                      struct vn_err *err)
@@ -148,6 +144,15 @@ static int put_names(struct index *index, MDB_txn *txn,
     if (rc == 0)
         rc = mdb_put(txn, index->tables[TABLE_IDS], &id, &value, flags);
     return rc ? index_fail(index, rc, "enter a snapshot's name", err) : 0;
+}
+
+int index_put_snapshot(struct index *index, MDB_txn *txn,
+                       const struct index_snapshot *snapshot,
+                       struct vn_err *err)
+{
+    return put_row(index, txn, snapshot, err) < 0
+               ? -1
+               : put_names(index, txn, snapshot, MDB_NOOVERWRITE, err);
 }
 
 int index_publish(struct index *index, struct index_snapshot *snapshot,
@@ -169,11 +174,12 @@ int index_publish(struct index *index, struct index_snapshot *snapshot,
         index_put_u64(index, txn, TABLE_META, mark, seq + 1, err) < 0)
         return -1;
     snapshot->seq = seq;
-    if (put_manifest(index, txn, pack, chunk, err) < 0 ||
+    if (index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0 ||
+        index_put_manifest(index, txn, chunk, err) < 0 ||
         put_row(index, txn, snapshot, err) < 0 ||
         put_names(index, txn, snapshot, 0, err) < 0)
         return -1;
-    if (series && raise_series(index, txn, series, number, err) < 0)
+    if (series && index_raise_series(index, txn, series, number, err) < 0)
         return -1;
     return index_commit(index, &txn, err);
 }

@@ -310,6 +310,57 @@ struct store_verify_opts {
 int store_verify(struct store *store, const struct store_verify_opts *opts,
                  uint64_t *ret_findings, struct vn_err *err) VN_MUST_USE;
 
+struct store_repair_opts {
+    bool dry_run;              /* find out, change nothing */
+    bool rebuild_index;        /* from the packs, even if the index is sound */
+    uint64_t wait_ms;          /* for a gc or verify to end */
+    store_finding_fn *finding; /* what is wrong; may be NULL, as all below */
+    store_detail_fn *detail;   /* the same, as store_verify() has it */
+    store_progress_fn *progress;
+    void *context;
+};
+
+struct store_repair_counts {
+    uint64_t findings;
+    bool rebuilt; /* the index: anew, from the packs; with dry_run: would be */
+    /* Of rebuilding: */
+    uint64_t packs_read;
+    uint64_t packs_unusable;    /* no directory: nothing in them is known */
+    uint64_t snapshots;         /* found */
+    uint64_t snapshots_deleted; /* manifests that tombstones delete */
+    uint64_t snapshots_dropped; /* of interrupted commits, or unreadable */
+    /* Of the store with a sound index: */
+    uint64_t packs_damaged; /* taken out of the index; gc removes them */
+    uint64_t packs_new;
+    uint64_t chunks_moved;  /* still readable, out of damaged packs */
+    uint64_t chunks_lost;   /* given up */
+    uint64_t chunks_healed; /* lost, and found whole in another pack */
+    uint64_t lost;          /* chunks lost now, all together */
+};
+
+/*
+ * Repair the store at `path`. Does not need to be opened by store_open().
+ *
+ * An index that is not there or not readable, or any with rebuild_index, is
+ * built anew from the packs; the old one stays as "index.old-N". That needs a
+ * store that nobody else has open.
+ *
+ * Then everything is verified, beside others, but without a gc. What can be
+ * read in damaged packs is moved to new ones; chunks that cannot be read are
+ * looked for in all packs, and those that are nowhere become lost: absent, so
+ * that they are stored again by whoever has them (the next snapshot of the same
+ * content), which heals the snapshots that need them. No snapshot is removed.
+ *
+ * Killed at any moment, another repair goes on or begins anew; nothing that
+ * could be read before cannot be read after. With dry_run only counts and
+ * findings are made. VN_E_STATE: somebody is at work, named by process.
+ * VN_E_NOT_FOUND, VN_E_FORMAT: no store there, or its config.json is damaged,
+ * which cannot be repaired: put it back from a copy.
+ */
+int store_repair(const char *path, const struct store_repair_opts *opts,
+                 struct store_repair_counts *ret,
+                 struct vn_err *err) VN_MUST_USE;
+
 struct store_gc_opts {
     bool dry_run; /* find out, change nothing */
     /* Rewrite a pack when at least this share of its chunks' bytes is dead, 1

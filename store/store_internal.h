@@ -13,6 +13,7 @@
 /* All members are constant after opening; index and engine lock themselves. */
 struct store {
     char *path;
+    int users_fd; /* store_users.c */
     struct store_config config;
     struct ident ident;
     struct index *index;
@@ -76,6 +77,17 @@ int store_check_space(struct store *store, uint64_t bytes,
 int store_put_pack(struct store *store, struct pack_builder *builder,
                    uint64_t pack_id, struct index_pack *ret,
                    struct vn_err *err) VN_MUST_USE;
+
+/* ---- store_users.c ---------------------------------------------------- */
+
+/*
+ * Who has the store open: a lock on its config.json that ends with the process
+ * or with close(). Shared by all who open it; exclusive for who rebuilds the
+ * index, when another index takes the place of the one that is open. The
+ * descriptor, or -1: VN_E_STATE, and the sentence names a process.
+ */
+int store_users_enter(const char *path, bool exclusive,
+                      struct vn_err *err) VN_MUST_USE;
 
 /* ---- hold.c ----------------------------------------------------------- */
 
