@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -73,9 +74,12 @@ static int probe(const char *dir, const uint8_t store_id[16])
 
 static void probe_child(const char *dir, const uint8_t store_id[16])
 {
+    static const int deadly[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGALRM};
     const struct rlimit none = {0};
     int nowhere = open("/dev/null", O_WRONLY);
 
+    for (size_t i = 0; i < VN_COUNT(deadly); i++)
+        signal(deadly[i], SIG_DFL); /* whatever the caller does with them */
     setrlimit(RLIMIT_CORE, &none);
     if (nowhere >= 0)
         dup2(nowhere, STDERR_FILENO); /* LMDB's last words */

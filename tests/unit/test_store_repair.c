@@ -383,7 +383,10 @@ int main(void)
         WITH_WORLD(test_rows),
         WITH_WORLD(test_dry_run),
     };
-    int result = cmocka_run_group_tests(tests, NULL, NULL);
+    int result;
+
+    use_fast_disk();
+    result = cmocka_run_group_tests(tests, NULL, NULL);
 
     json_decref(all_details);
     return result;
