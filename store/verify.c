@@ -245,11 +245,11 @@ int verify_run(struct verify *v, struct vn_err *err)
 
 void verify_done(struct verify *v)
 {
+    verify_state_close(v, false);
     free(v->packs);
     free(v->lost);
     verify_bad_done(&v->table);
     id_set_done(&v->good);
-    verify_state_close(v, false);
 }
 
 static int verify_all(struct verify *v, struct vn_err *err)

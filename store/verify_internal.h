@@ -25,6 +25,7 @@ struct verify_pack {
     bool gone;        /* no file, or one that is cut */
     bool damaged;     /* something was found about it, or in it */
     size_t bad;       /* if gone: number + 1 of its finding, or 0 */
+    bool read;        /* looked at to the end */
     bool before;      /* found well by the run that goes on: not read */
 };
 
@@ -156,7 +157,7 @@ bool verify_state_has(const struct verify_state *state, uint64_t pack_id,
                       uint64_t *ret_matched);
 /* Note down how far it is, if the last time was long enough ago. */
 void verify_state_note(struct verify *v);
-/* `ended`: remove the file. */
+/* `ended`: remove the file; else how far it is stays there. */
 void verify_state_close(struct verify *v, bool ended);
 /* Forget a run that could go on: packs are changed. */
 void verify_state_remove(const char *store_path);

@@ -230,6 +230,7 @@ static int check_row(struct verify *v, const struct index_pack *row,
                        (unsigned long long)row->id);
     else if (check_pack(v, row, pack, err) < 0)
         return -1;
+    pack->read = true;
     verify_progress(v, row->size);
     verify_state_note(v);
     return 0;
@@ -354,12 +355,13 @@ static int check_changed(struct verify *v, struct vn_err *err)
 
         if (!pack->before || pack->indexed == pack->matched)
             continue;
-        pack->before = false;
+        pack->before = pack->read = false;
         pack->matched = 0;
         v->counts.packs_before--;
         if (index_find_pack(v->store->index, pack->id, &row, err) < 0 ||
             check_pack(v, &row, pack, err) < 0)
             return -1;
+        pack->read = true;
     }
     return 0;
 }

@@ -13,7 +13,8 @@
  * the index may have changed, and passes 2 and 3 are not skipped. A pack
  * of which the index has another number of chunks than then is read again.
  *
- * The file is replaced as a whole every few seconds, and less often where that
+ * The file is replaced as a whole every few seconds, at the end of a run that
+ * fails, and less often where that
  * takes long: at most a fiftieth of the time goes there (130,000 packs, 1 TiB:
  * 3 MiB). That it cannot be written stops nothing. A repair removes it.
  */
@@ -43,6 +44,7 @@ struct verify_state {
     size_t count;
     uint64_t interval_ns;
     uint64_t next_ns;
+    bool ready; /* what there was is read: it may be replaced */
 };
 
 static char *state_path(const char *store_path)
@@ -126,7 +128,10 @@ int verify_state_open(struct verify *v, struct vn_err *err)
     s->path = state_path(v->store->path);
     s->interval_ns = ms * VN_MS;
     v->counts.began_s = clock_wall_ns() / (1000 * VN_MS);
-    return v->opts->resume ? read_state(v, s, err) : 0;
+    if (v->opts->resume && read_state(v, s, err) < 0)
+        return -1;
+    s->ready = true;
+    return 0;
 }
 
 bool verify_state_has(const struct verify_state *state, uint64_t pack_id,
@@ -159,7 +164,7 @@ static json_t *well_json(const struct verify *v)
     uint64_t last = v->pack_count ? v->packs[v->pack_count - 1].id : 0;
 
     for (size_t i = 0; i < v->pack_count; i++)
-        if (!v->packs[i].damaged)
+        if (v->packs[i].read && !v->packs[i].damaged)
             json_array_append_new(list,
                                   json_pack("[oo]", jsonx_int(v->packs[i].id),
                                             jsonx_int(v->packs[i].matched)));
@@ -188,25 +193,29 @@ static char *state_text(const struct verify *v)
     return jsonx_text(json);
 }
 
+static void write_state(const struct verify *v)
+{
+    vn_auto(free) char *text = state_text(v);
+    struct vn_err ignored = VN_ERR_INIT;
+
+    if (io_replace_file(v->state->path, text, strlen(text), &ignored) < 0)
+        return; /* then the next run begins anew */
+    /* For "kill" and "stop": so far is noted down. */
+    (void)fault_hit("store.verify.state");
+}
+
 void verify_state_note(struct verify *v)
 {
     struct verify_state *s = v->state;
-    uint64_t now = clock_now_ns();
-    vn_auto(free) char *text = NULL;
-    struct vn_err ignored = VN_ERR_INIT;
-    uint64_t took;
+    uint64_t began = clock_now_ns();
+    uint64_t pause;
 
-    if (!s || now < s->next_ns)
+    if (!s || began < s->next_ns)
         return;
-    text = state_text(v);
-    if (io_replace_file(s->path, text, strlen(text), &ignored) < 0)
-        ignored.code = 0; /* then the next run begins anew */
-    took = clock_now_ns() - now;
+    write_state(v);
+    pause = (clock_now_ns() - began) * SHARE;
     s->next_ns =
-        now + took +
-        (took * SHARE > s->interval_ns ? took * SHARE : s->interval_ns);
-    /* For "kill" and "stop": so far is noted down. */
-    (void)fault_hit("store.verify.state");
+        clock_now_ns() + (pause > s->interval_ns ? pause : s->interval_ns);
 }
 
 void verify_state_close(struct verify *v, bool ended)
@@ -217,6 +226,8 @@ void verify_state_close(struct verify *v, bool ended)
         return;
     if (ended)
         verify_state_remove(v->store->path);
+    else if (s->ready)
+        write_state(v);
     free(s->well);
     free(s->path);
     free(s);
