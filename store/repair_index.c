@@ -60,7 +60,7 @@ static void take_series(void *context, const char *series, uint64_t number)
     rebuild_add_series(context, series, number);
 }
 
-static int take_committed(struct rebuild *b, struct index *old,
+static int take_snapshots(struct rebuild *b, struct index *old,
                           struct vn_err *err)
 {
     vn_auto(free) struct index_snapshot *rows =
@@ -73,7 +73,9 @@ static int take_committed(struct rebuild *b, struct index *old,
             0)
             return -1;
         for (size_t i = 0; i < count; i++) {
-            id_set_add(&b->committed, &rows[i].id);
+            b->old_rows = repair_grown(b->old_rows, b->old_count,
+                                       &b->old_capacity, sizeof(*b->old_rows));
+            b->old_rows[b->old_count++] = rows[i];
             from = rows[i].seq + 1;
         }
     } while (count == SNAPSHOT_BATCH);
@@ -91,7 +93,7 @@ static int read_old(struct rebuild *b, const char *dir, struct vn_err *err)
     result = index_read_state(old, &b->state, NULL, err) < 0 ||
                      index_list_series(old, take_series, b, err) < 0 ||
                      index_list_lost(old, &b->lost, &b->lost_count, err) < 0 ||
-                     take_committed(b, old, err) < 0
+                     take_snapshots(b, old, err) < 0
                  ? -1
                  : 0;
     index_close(old);
@@ -239,26 +241,32 @@ static int read_pack(struct rebuild *b, const struct engine_entry *entry,
 static int read_packs(struct rebuild *b, struct vn_err *err)
 {
     const struct store_repair_opts *opts = b->repair->opts;
+    uint64_t total = 0;
+    uint64_t done = 0;
 
     if (engine_list(b->store.engine, list_entry, b, err) < 0)
         return -1;
     if (b->entry_count > 0)
         qsort(b->entries, b->entry_count, sizeof(*b->entries), by_entry);
-    b->packs = vn_alloc(PACK_BATCH * sizeof(*b->packs));
     for (size_t i = 0; i < b->entry_count; i++) {
+        total += b->entries[i].size;
         if (b->entries[i].pack_id >= b->state.next_pack)
             b->state.next_pack = b->entries[i].pack_id + 1;
+    }
+    b->packs = vn_alloc(PACK_BATCH * sizeof(*b->packs));
+    for (size_t i = 0; i < b->entry_count; i++) {
+        done += b->entries[i].size;
         if (!b->entries[i].partial && read_pack(b, &b->entries[i], err) < 0)
             return -1;
         if (opts->progress)
-            opts->progress(opts->context, i + 1, b->entry_count);
+            opts->progress(opts->context, done, total);
     }
     return enter_batch(b, err);
 }
 
 /* ---- the new index ---------------------------------------------------- */
 
-static int remove_index(const char *dir, struct vn_err *err)
+int repair_remove_index(const char *dir, struct vn_err *err)
 {
     static const char *const files[] = {"data.mdb", "lock.mdb"};
 
@@ -310,7 +318,8 @@ static int build_in(struct rebuild *b, const char *new_dir, struct vn_err *err)
 {
     const uint8_t *store_id = b->repair->config.store_id;
 
-    if (remove_index(new_dir, err) < 0 || io_make_dirs(new_dir, err) < 0 ||
+    if (repair_remove_index(new_dir, err) < 0 ||
+        io_make_dirs(new_dir, err) < 0 ||
         index_init(new_dir, store_id, err) < 0)
         return -1;
     b->store.index = index_open(new_dir, store_id, err);
@@ -331,7 +340,7 @@ static int build(struct rebuild *b, bool sound, struct vn_err *err)
     if ((sound && read_old(b, dir, err) < 0) || build_in(b, new_dir, err) < 0)
         return -1;
     if (b->repair->opts->dry_run)
-        return remove_index(new_dir, err);
+        return repair_remove_index(new_dir, err);
     verify_state_remove(path);
     return swap(path, new_dir, dir, err);
 }
@@ -377,7 +386,7 @@ static void rebuild_done(struct rebuild *b)
     free(b->tombstones);
     free(b->lost);
     free(b->series);
-    id_set_done(&b->committed);
+    free(b->old_rows);
 }
 
 int repair_rebuild(struct repair *r, bool sound, struct vn_err *err)

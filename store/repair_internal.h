@@ -51,7 +51,9 @@ struct rebuild {
     bool damage; /* some pack could not be used */
     /* What the old index knew, if it was sound. */
     struct index_state state;
-    struct id_set committed; /* manifests of its snapshots */
+    struct index_snapshot *old_rows;
+    size_t old_count;
+    size_t old_capacity;
     struct index_lost *lost;
     size_t lost_count;
     struct index_series *series; /* also marks of the snapshots found */
@@ -67,6 +69,8 @@ void rebuild_add_series(struct rebuild *b, const char *series, uint64_t number);
  * can be read, and is asked for marks. */
 int repair_rebuild(struct repair *r, bool sound,
                    struct vn_err *err) VN_MUST_USE;
+/* Remove the directory of an index; no error if there is none. */
+int repair_remove_index(const char *dir, struct vn_err *err) VN_MUST_USE;
 /* Which manifests are snapshots, and their rows; enters them and all marks
  * into the new index, whose chunks are complete. */
 int rebuild_snapshots(struct rebuild *b, struct vn_err *err) VN_MUST_USE;

@@ -270,6 +270,11 @@ static void count_damage(struct mend *m)
 
 static int change(struct mend *m, struct vn_err *err)
 {
+    vn_auto(free) char *half = vn_format("%s/index.new", m->store->path);
+
+    /* Of a rebuild that was killed: nobody rebuilds under the lock. */
+    if (repair_remove_index(half, err) < 0)
+        return -1;
     verify_state_remove(m->store->path);
     if (list_live(m, err) < 0)
         return -1;

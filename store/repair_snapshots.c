@@ -12,7 +12,8 @@
  *   - One of which chunks are missing is a commit that was interrupted, and gc
  *     has taken what it needed: commits write the manifest when all is there.
  *     But if a pack could not be used that is as good a reason, and if the old
- *     index knew the snapshot it is one; then it stays, to be healed.
+ *     index knew the snapshot it is one; then it stays, to be healed. So does
+ *     one that the old index knew and whose manifest cannot be read.
  *
  * The order of snapshots is that of the packs. Marks of series are raised by
  * all manifests that can be read, deleted ones too; with an old index that
@@ -121,7 +122,8 @@ static json_t *load(struct rebuild *b, const struct repair_manifest *m,
 
     if (!text)
         return vn_fail_ptr(err, VN_E_LIMIT, "no memory for a manifest");
-    if (chunk_read(&b->store, CHUNK_MANIFEST, &m->id, text, &size, err) < 0)
+    if (chunk_read_at(&b->store, CHUNK_MANIFEST, &m->id, &m->place, text, &size,
+                      err) < 0)
         return NULL;
     manifest = jsonx_parse((const char *)text, size, "manifest", err);
     if (!manifest || manifest_check(manifest, err) < 0)
@@ -150,11 +152,22 @@ static void add_candidate(struct naming *n, const struct repair_manifest *m,
              jsonx_string_or(manifest, "name", "?"));
 }
 
+/* The row that the old index had of it, or NULL. */
+static const struct index_snapshot *find_old(const struct rebuild *b,
+                                             const struct chunk_id *id)
+{
+    for (size_t i = 0; i < b->old_count; i++)
+        if (chunk_id_compare(&b->old_rows[i].id, id) == 0)
+            return &b->old_rows[i];
+    return NULL;
+}
+
 static int look_at(struct naming *n, size_t number, struct vn_err *err)
 {
     struct rebuild *b = n->rebuild;
     const struct repair_manifest *m = &b->manifests[number];
     vn_auto(json) json_t *manifest = NULL;
+    const struct index_snapshot *known;
     struct vn_err why = VN_ERR_INIT;
     const char *name;
     bool deleted = is_deleted(b, m);
@@ -171,12 +184,17 @@ static int look_at(struct naming *n, size_t number, struct vn_err *err)
         b->repair->counts.snapshots_deleted += deleted;
         return 0;
     }
+    known = find_old(b, &m->id);
+    if (!manifest && known) {
+        n->found[n->count++] =
+            (struct candidate){.row = *known, .place = m->place};
+        return 0;
+    }
     if (!manifest) {
         drop(n, m, name, why.msg);
         return 0;
     }
-    if (is_incomplete(b, manifest, &why) && !b->damage &&
-        !id_set_has(&b->committed, &m->id)) {
+    if (is_incomplete(b, manifest, &why) && !b->damage && !known) {
         drop(n, m, name, why.msg);
         return 0;
     }

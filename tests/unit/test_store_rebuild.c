@@ -334,6 +334,31 @@ static void test_damaged_node(void **state)
     assert_world_whole(w);
 }
 
+/* What the old index knew of it is kept, so that it can be deleted by name. */
+static void test_unreadable_manifest(void **state)
+{
+    struct world *w = *state;
+    struct spot s = find_spot(w, CHUNK_MANIFEST, 1);
+    struct store_repair_counts counts;
+
+    close_world(w);
+    damage_spot(w, &s);
+    counts = repair_world(w, true);
+    assert_int_equal(counts.snapshots, 3);
+    open_world(w);
+    assert_true(verify_world(w, false) > 0);
+    assert_said("snapshot 'big@2'");
+    delete_snapshot(w->f->store, "big@2");
+    assert_int_equal(verify_world(w, false), 0);
+    close_world(w);
+    harm_index(w, REMOVE);
+    counts = repair_world(w, false); /* the pack is an orphan, or is deleted */
+    assert_int_equal(counts.snapshots, 2);
+    open_world(w);
+    assert_int_equal(verify_world(w, false), 0);
+    assert_true(snapshot_equals(w->f->store, "big@1", w->one, BIG));
+}
+
 static void test_config(void **state)
 {
     struct world *w = *state;
@@ -389,6 +414,39 @@ static void test_in_use(void **state)
     close(ready[0]);
     close(ready[1]);
     assert_int_equal(repair_world(w, true).findings, 0);
+    open_world(w);
+    assert_world_whole(w);
+}
+
+/* Nobody opens a store while its index is rebuilt. */
+static void test_open_meanwhile(void **state)
+{
+    struct world *w = *state;
+    struct store_repair_opts opts = {.rebuild_index = true};
+    struct store_repair_counts counts;
+    struct vn_err err = VN_ERR_INIT;
+    vn_auto(free) char *half = vn_format("%s/index.new", w->f->path);
+    int status;
+    pid_t child;
+
+    close_world(w);
+    child = fork();
+    if (child == 0) {
+        fault_set("store.repair.built:1:stop");
+        _exit(store_repair(w->f->path, &opts, &counts, &err) == 0 ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, WUNTRACED), child);
+    assert_true(WIFSTOPPED(status));
+    assert_null(store_open(w->f->path, &err));
+    assert_int_equal(err.code, VN_E_STATE);
+    assert_int_equal(access(half, F_OK), 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    open_world(w); /* the old index */
+    assert_world_whole(w);
+    close_world(w);
+    repair_world(w, false);
+    assert_int_equal(access(half, F_OK), -1);
     open_world(w);
     assert_world_whole(w);
 }
@@ -489,6 +547,8 @@ int main(void)
         WITH_WORLD(test_damaged_node),
         WITH_WORLD(test_config),
         WITH_WORLD(test_in_use),
+        WITH_WORLD(test_open_meanwhile),
+        WITH_WORLD(test_unreadable_manifest),
         WITH_WORLD(test_killed_everywhere),
     };
     int result;
