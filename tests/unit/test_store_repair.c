@@ -7,6 +7,8 @@
 
 #include "common/io.h"
 
+#include <poll.h>
+
 static void assert_named(const struct spot *s)
 {
     char hex[2 * STORE_ID_SIZE + 1];
@@ -338,6 +340,105 @@ static void test_rows(void **state)
     assert_world_whole(w);
 }
 
+/* A commit that looked before chunks were given up has to look again. */
+static void test_publish_after_loss(void **state)
+{
+    struct world *w = *state;
+    struct index *index = w->f->store->index;
+    struct spot s = find_spot(w, CHUNK_PAGE, 1);
+    struct index_lost row = {.id = ident_short(&s.entry.id)};
+    struct index_snapshot snapshot = {.name = "late"};
+    struct index_pack pack = {.id = 9000, .size = 1, .count = 1};
+    struct index_chunk chunk = {.id = {{1}}};
+    struct index_state before;
+    struct vn_err err = VN_ERR_INIT;
+    size_t count;
+
+    assert_ok(index_read_state(index, &before, NULL, &err), &err);
+    assert_ok(index_find(index, &row.id, 1, &row.place, &err), &err);
+    assert_ok(index_lose(index, &row, 1, &count, &err), &err);
+    assert_int_equal(count, 1);
+    assert_int_equal(index_publish(index, &snapshot, NULL, 0, before.epoch,
+                                   &pack, &chunk, &err),
+                     -1);
+    assert_int_equal(err.code, VN_E_STATE);
+}
+
+/* ---- beside others ---------------------------------------------------- */
+
+/* Puts, commits and deletes until it is told to end. */
+static void work_on(struct world *w, int end)
+{
+    struct pollfd wait = {.fd = end, .events = POLLIN};
+    unsigned round = 0;
+
+    open_world(w);
+    while (poll(&wait, 1, 0) == 0) {
+        vn_auto(free) char *name = vn_format("busy@%u", ++round);
+        uint8_t *data = make_pages(7000 + round, SMALL);
+
+        add_snapshot(w->f->store, name, data, SMALL, NULL);
+        if (!snapshot_equals(w->f->store, name, data, SMALL))
+            _exit(2);
+        free(data);
+        if (round % 3 == 0)
+            delete_snapshot(w->f->store, name);
+    }
+    _exit(round > 5 ? 0 : 3);
+}
+
+/* Damage a chunk where the index has it now; the store is open. */
+static void damage_id(struct world *w, const struct chunk_id *id)
+{
+    struct chunk_place place;
+    struct vn_err err = VN_ERR_INIT;
+
+    assert_ok(index_find(w->f->store->index, id, 1, &place, &err), &err);
+    assert_true(place.stored_size > 0);
+    flip_pack(w, place.pack_id, place.offset + place.stored_size / 2);
+}
+
+static void test_beside_writers(void **state)
+{
+    struct world *w = *state;
+    struct spot s = find_spot(w, CHUNK_PAGE, 100);
+    struct chunk_id id = ident_short(&s.entry.id);
+    int status;
+    int end[2];
+    pid_t child;
+
+    close_world(w);
+    assert_int_equal(pipe(end), 0);
+    child = fork();
+    if (child == 0) {
+        close(end[1]);
+        work_on(w, end[0]);
+    }
+    for (unsigned i = 0; i < 5; i++) {
+        vn_auto(free) char *name = vn_format("heal@%u", i + 1);
+
+        open_world(w);
+        damage_id(w, &id);
+        close_world(w);
+        assert_int_equal(repair_world(w, false).chunks_lost, 1);
+        open_world(w);
+        ingest_again(w, name);
+        close_world(w);
+    }
+    close(end[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    close(end[0]);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    open_world(w);
+    if (verify_world(w, false) != 0)
+        fail_msg("%s", all_findings);
+    assert_world_whole(w);
+    run_gc(w->f->store, &gc_now);
+    assert_tidy(w->f);
+    assert_int_equal(verify_world(w, false), 0);
+}
+
 /* Dry runs find the same and change nothing. */
 static void test_dry_run(void **state)
 {
@@ -381,6 +482,8 @@ int main(void)
         WITH_WORLD(test_missing_pack),
         WITH_WORLD(test_second_copy),
         WITH_WORLD(test_rows),
+        WITH_WORLD(test_publish_after_loss),
+        WITH_WORLD(test_beside_writers),
         WITH_WORLD(test_dry_run),
     };
     int result;
