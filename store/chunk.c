@@ -79,9 +79,9 @@ static int check_content(const struct store *store, enum chunk_kind kind,
     return 0;
 }
 
-static int read_at(struct store *store, enum chunk_kind kind,
-                   const struct chunk_id *id, const struct chunk_place *place,
-                   uint8_t *out, size_t *ret_size, struct vn_err *err)
+int chunk_read_at(struct store *store, enum chunk_kind kind,
+                  const struct chunk_id *id, const struct chunk_place *place,
+                  uint8_t *out, size_t *ret_size, struct vn_err *err)
 {
     vn_auto(free) uint8_t *stored = NULL;
     size_t size;
@@ -111,7 +111,7 @@ int chunk_read(struct store *store, enum chunk_kind kind,
             return -1;
         if (place.stored_size == 0)
             return chunk_fail_unknown(id, err);
-        if (read_at(store, kind, id, &place, out, ret_size, err) == 0)
+        if (chunk_read_at(store, kind, id, &place, out, ret_size, err) == 0)
             return 0;
     } while (chunk_pack_has_gone(++tries, err));
     return chunk_name(id, &place, err);

@@ -144,8 +144,12 @@ static int walk_snapshot(struct gc *gc, const struct index_snapshot *row,
     }
     if (snapshot_was_deleted(gc->store, row))
         return 0; /* needs nothing any more */
-    return vn_wrap(err, "snapshot '%s' (delete it, or repair the store)",
-                   row->name);
+    return vn_wrap(
+        err,
+        "snapshot '%s' cannot be read, so what it needs is not known "
+        "(delete it, or repair the store and store the same "
+        "content again, which heals it)",
+        row->name);
 }
 
 int gc_walk_snapshots(struct gc *gc, uint64_t from, uint64_t total,

@@ -41,6 +41,8 @@ struct store_hold *store_hold_open(struct store *store, struct vn_err *err)
     if (!hold->entry ||
         index_read_state(store->index, &hold->begun, &hold->condemned, err) <
             0 ||
+        index_list_lost(store->index, &hold->lost, &hold->lost_count, err) <
+            0 ||
         engine_hold_set(hold->entry, hold->begun.epoch, hold->begun.next_pack,
                         err) < 0) {
         vn_wrap(err, "holding store '%s'", store->path);
@@ -57,7 +59,19 @@ void store_hold_close(struct store_hold *hold)
     index_condemned_done(&hold->condemned);
     free(hold->rows);
     free(hold->roots);
+    free(hold->lost);
     free(hold);
+}
+
+static int by_lost_id(const void *key, const void *row)
+{
+    return chunk_id_compare(key, &((const struct index_lost *)row)->id);
+}
+
+bool store_hold_lost(const struct store_hold *hold, const struct chunk_id *id)
+{
+    return hold->lost_count > 0 && bsearch(id, hold->lost, hold->lost_count,
+                                           sizeof(*hold->lost), by_lost_id);
 }
 
 /* ---- roots of snapshots ----------------------------------------------- */

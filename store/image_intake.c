@@ -202,7 +202,8 @@ static bool parent_has(struct intake *in, uint64_t page,
     size_t i = page % MAP_FANOUT;
 
     if (!leaf || chunk_id_is_zero(&leaf->ids[i]) ||
-        memcmp(&leaf->fingerprints[i], print, sizeof(*print)) != 0)
+        memcmp(&leaf->fingerprints[i], print, sizeof(*print)) != 0 ||
+        store_hold_lost(store_writer_hold(in->image->writer), &leaf->ids[i]))
         return false;
     *ret_id = leaf->ids[i];
     return true;

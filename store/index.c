@@ -179,6 +179,33 @@ static int add_chunk(struct index *index, MDB_cursor *cursor,
     return rc ? index_fail(index, rc, "enter a chunk", err) : 0;
 }
 
+int index_heal_in(struct index *index, MDB_txn *txn, const struct chunk_id *id,
+                  struct vn_err *err)
+{
+    MDB_val key = index_key_id(id);
+    int rc = mdb_del(txn, index->tables[TABLE_LOST], &key, NULL);
+
+    return rc && rc != MDB_NOTFOUND
+               ? index_fail(index, rc, "take a chunk from the lost", err)
+               : 0;
+}
+
+/* Nearly always there are none, which costs nothing then. */
+static int heal_chunks(struct index *index, MDB_txn *txn,
+                       const struct index_chunk *chunks, size_t count,
+                       struct vn_err *err)
+{
+    MDB_stat st;
+    int rc = mdb_stat(txn, index->tables[TABLE_LOST], &st);
+
+    if (rc)
+        return index_fail(index, rc, "statistics", err);
+    for (size_t i = 0; st.ms_entries > 0 && i < count; i++)
+        if (index_heal_in(index, txn, &chunks[i].id, err) < 0)
+            return -1;
+    return 0;
+}
+
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,
                  const struct index_chunk *chunks, size_t chunk_count,
@@ -200,7 +227,7 @@ int index_add_in(struct index *index, MDB_txn *txn,
     for (size_t i = 0; i < chunk_count; i++)
         if (add_chunk(index, cursor, &chunks[i], &condemned, err) < 0)
             return -1;
-    return 0;
+    return heal_chunks(index, txn, chunks, chunk_count, err);
 }
 
 int index_take_pack_ids(struct index *index, uint64_t count,

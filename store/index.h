@@ -200,6 +200,40 @@ void index_punch(struct index *index, uint64_t *ret_bytes);
 /* Make the filter of known chunks anew if there is none, it is too small, or
  * `removed` chunks are too many; a large store only. It may be slow. */
 void index_known_refresh(struct index *index, uint64_t removed);
+/* ---- lost chunks ------------------------------------------------------ */
+
+/*
+ * A chunk whose bytes are damaged or gone is moved from `chunks` to `lost` by
+ * a repair. Then it counts as absent: whoever puts the same content stores it
+ * anew, and index_add() takes it from the lost: it is healed. Only what is not
+ * in `chunks` is lost; a row that an older program left there says nothing.
+ */
+struct index_lost {
+    struct chunk_id id;
+    struct chunk_place place; /* that it had; stored_size 0: not known */
+    uint64_t found_s;         /* when, in seconds since 1970 */
+    bool forget; /* index_lose(): only delete the row, nobody needs it */
+};
+
+/* All that is lost, by rising id. Caller frees; NULL where there is none. */
+int index_list_lost(struct index *index, struct index_lost **ret,
+                    size_t *ret_count, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Give chunks up, all or none: their rows go, and they are lost from now on
+ * unless they are to be forgotten. One that lies elsewhere than `place`
+ * says by now, or is lost already, is left alone. Raises the epoch, so that a
+ * commit that has looked already looks once more. *ret_count is how many were
+ * given up.
+ */
+int index_lose(struct index *index, const struct index_lost *chunks,
+               size_t count, size_t *ret_count, struct vn_err *err) VN_MUST_USE;
+
+/* Forget packs into which no row points any more, whatever is in them. Those
+ * that are not there are skipped; VN_E_STATE and nothing done, if a row does.
+ */
+int index_drop_packs(struct index *index, const uint64_t *pack_ids,
+                     size_t count, struct vn_err *err) VN_MUST_USE;
 
 /* ---- snapshots -------------------------------------------------------- */
 
@@ -246,6 +280,45 @@ int index_series_next(struct index *index, const char *series, uint64_t *ret,
 /* Do the tables of snapshots agree? *ret_problem: "" or a sentence. */
 int index_check_snapshots(struct index *index, char ret_problem[256],
                           struct vn_err *err) VN_MUST_USE;
+
+/* Write the tables of names and ids anew from that of snapshots. VN_E_CORRUPT:
+ * two snapshots have one name or id. */
+int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;
+
+/* ---- rebuilding ------------------------------------------------------- */
+
+/*
+ * Can every row of the index in `dir` be read? Tried by a child process, since
+ * LMDB may die of damage. The caller has no threads and has not opened it.
+ * Fails where it cannot be opened for another reason than damage.
+ */
+int index_probe(const char *dir, const uint8_t store_id[16], bool *ret_sound,
+                struct vn_err *err) VN_MUST_USE;
+
+/* Called for each series with its mark: the highest number it ever had. */
+typedef void index_series_fn(void *context, const char *series,
+                             uint64_t number);
+int index_list_series(struct index *index, index_series_fn *fn, void *context,
+                      struct vn_err *err) VN_MUST_USE;
+
+struct index_series {
+    char name[STORE_NAME_MAX + 1];
+    uint64_t number;
+};
+
+/* What goes into a new index beside packs and chunks (index_add()). */
+struct index_fill {
+    const struct index_snapshot *snapshots; /* with their seq */
+    size_t snapshot_count;
+    const struct index_chunk *manifests; /* theirs, where they lie now */
+    const struct index_series *series;
+    size_t series_count;
+    const struct index_lost *lost;
+    size_t lost_count;
+    struct index_state state;
+};
+int index_fill(struct index *index, const struct index_fill *fill,
+               struct vn_err *err) VN_MUST_USE;
 
 struct index_stats {
     uint64_t snapshots;

@@ -42,7 +42,7 @@ static const char *const table_names[TABLE_COUNT] = {
     [TABLE_META] = "meta",     [TABLE_CHUNKS] = "chunks",
     [TABLE_PACKS] = "packs",   [TABLE_SNAPSHOTS] = "snapshots",
     [TABLE_NAMES] = "names",   [TABLE_IDS] = "ids",
-    [TABLE_SERIES] = "series",
+    [TABLE_SERIES] = "series", [TABLE_LOST] = "lost",
 };
 
 static bool disk_is_full(const char *dir)
@@ -231,6 +231,30 @@ int index_init(const char *dir, const uint8_t store_id[16], struct vn_err *err)
     return index_commit(index, &txn, err);
 }
 
+/* Stores made before there was the table `lost` get it when they are opened;
+ * programs that do not know it are not disturbed. */
+static int add_new_tables(struct index *index, struct vn_err *err)
+{
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+    MDB_dbi table;
+    int rc;
+
+    if (index_begin(index, MDB_RDONLY, &txn, err) < 0)
+        return -1;
+    if (mdb_dbi_open(txn, table_names[TABLE_META], 0, &table) != 0)
+        return 0; /* no index; check_meta() says so */
+    rc = mdb_dbi_open(txn, table_names[TABLE_LOST], 0, &table);
+    if (rc != MDB_NOTFOUND)
+        return rc ? index_fail(index, rc, table_names[TABLE_LOST], err) : 0;
+    mdb_txn_abort(vn_steal(&txn));
+    if (index_begin(index, 0, &txn, err) < 0)
+        return -1;
+    rc = mdb_dbi_open(txn, table_names[TABLE_LOST], MDB_CREATE, &table);
+    if (rc)
+        return index_fail(index, rc, "add a table", err);
+    return index_commit(index, &txn, err);
+}
+
 static int check_meta(struct index *index, const uint8_t store_id[16],
                       struct vn_err *err)
 {
@@ -281,7 +305,8 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
     index = open_env(dir, err);
     if (!index)
         return NULL;
-    if (check_meta(index, store_id, err) < 0) {
+    if (add_new_tables(index, err) < 0 ||
+        check_meta(index, store_id, err) < 0) {
         index_free(index);
         return NULL;
     }

@@ -26,6 +26,7 @@ enum index_table {
     TABLE_NAMES,     /* name -> seq */
     TABLE_IDS,       /* chunk id of the manifest -> seq */
     TABLE_SERIES,    /* series -> highest number it ever had */
+    TABLE_LOST,      /* chunk id -> the place it had, when that was found */
     TABLE_COUNT,
 };
 
@@ -139,6 +140,25 @@ void index_known_add(struct index *index, const struct index_chunk *chunks,
                      size_t count);
 /* Nobody uses the index any more; its environment is still open. */
 void index_known_close(struct index *index);
+
+/* Enter a snapshot in all tables of snapshots; its name and id are free. */
+int index_put_snapshot(struct index *index, MDB_txn *txn,
+                       const struct index_snapshot *snapshot,
+                       struct vn_err *err) VN_MUST_USE;
+/* Find the manifest where it lies now, whatever the index said before. */
+int index_put_manifest(struct index *index, MDB_txn *txn,
+                       const struct index_chunk *chunk,
+                       struct vn_err *err) VN_MUST_USE;
+/* Enter a chunk as lost; `flags` for mdb_put(). 1: MDB_KEYEXIST. */
+int index_put_lost(struct index *index, MDB_txn *txn,
+                   const struct index_lost *chunk, unsigned flags,
+                   struct vn_err *err) VN_MUST_USE;
+int index_raise_series(struct index *index, MDB_txn *txn, const char *series,
+                       uint64_t number, struct vn_err *err) VN_MUST_USE;
+
+/* A chunk was entered: it is not lost any more, if it was. */
+int index_heal_in(struct index *index, MDB_txn *txn, const struct chunk_id *id,
+                  struct vn_err *err) VN_MUST_USE;
 
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,

@@ -85,8 +85,8 @@ static int check_free(struct index *index, MDB_txn *txn,
     return 0;
 }
 
-static int raise_series(struct index *index, MDB_txn *txn, const char *series,
-                        uint64_t number, struct vn_err *err)
+int index_raise_series(struct index *index, MDB_txn *txn, const char *series,
+                       uint64_t number, struct vn_err *err)
 {
     uint64_t highest;
 
@@ -99,22 +99,20 @@ static int raise_series(struct index *index, MDB_txn *txn, const char *series,
                          number, err);
 }
 
-/* Find the manifest where it lies now, whatever the index said before. */
-static int put_manifest(struct index *index, MDB_txn *txn,
-                        const struct index_pack *pack,
-                        const struct index_chunk *chunk, struct vn_err *err)
+int index_put_manifest(struct index *index, MDB_txn *txn,
+                       const struct index_chunk *chunk, struct vn_err *err)
 {
     uint8_t place[INDEX_PLACE_SIZE];
     MDB_val key = index_key_id(&chunk->id);
     MDB_val value = {.mv_size = sizeof(place), .mv_data = place};
     int rc;
 
-    if (index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0)
-        return -1;
     index_known_add(index, chunk, 1);
     index_place_encode(&chunk->place, place);
     rc = mdb_put(txn, index->tables[TABLE_CHUNKS], &key, &value, 0);
-    return rc ? index_fail(index, rc, "enter a manifest", err) : 0;
+    if (rc)
+        return index_fail(index, rc, "enter a manifest", err);
+    return index_heal_in(index, txn, &chunk->id, err);
 }
 
 static int check_epoch(struct index *index, MDB_txn *txn, uint64_t epoch,
@@ -130,6 +128,32 @@ static int check_epoch(struct index *index, MDB_txn *txn, uint64_t epoch,
                        "index '%s': packs were condemned meanwhile",
                        index->dir);
     return 0;
+}
+
+/* How a snapshot is found; `flags` for mdb_put(). */
+static int put_names(struct index *index, MDB_txn *txn,
+                     const struct index_snapshot *snapshot, unsigned flags,
+                     struct vn_err *err)
+{
+    uint64_t seq = htole64(snapshot->seq);
+    MDB_val name = index_key_text(snapshot->name);
+    MDB_val id = index_key_id(&snapshot->id);
+    MDB_val value = {.mv_size = sizeof(seq), .mv_data = &seq};
+    int rc = mdb_put(txn, index->tables[TABLE_NAMES], &name, &value, flags);
+
+    value = (MDB_val){.mv_size = sizeof(seq), .mv_data = &seq};
+    if (rc == 0)
+        rc = mdb_put(txn, index->tables[TABLE_IDS], &id, &value, flags);
+    return rc ? index_fail(index, rc, "enter a snapshot's name", err) : 0;
+}
+
+int index_put_snapshot(struct index *index, MDB_txn *txn,
+                       const struct index_snapshot *snapshot,
+                       struct vn_err *err)
+{
+    return put_row(index, txn, snapshot, err) < 0
+               ? -1
+               : put_names(index, txn, snapshot, MDB_NOOVERWRITE, err);
 }
 
 int index_publish(struct index *index, struct index_snapshot *snapshot,
@@ -151,14 +175,12 @@ int index_publish(struct index *index, struct index_snapshot *snapshot,
         index_put_u64(index, txn, TABLE_META, mark, seq + 1, err) < 0)
         return -1;
     snapshot->seq = seq;
-    if (put_manifest(index, txn, pack, chunk, err) < 0 ||
+    if (index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0 ||
+        index_put_manifest(index, txn, chunk, err) < 0 ||
         put_row(index, txn, snapshot, err) < 0 ||
-        index_put_u64(index, txn, TABLE_NAMES, index_key_text(snapshot->name),
-                      seq, err) < 0 ||
-        index_put_u64(index, txn, TABLE_IDS, index_key_id(&snapshot->id), seq,
-                      err) < 0)
+        put_names(index, txn, snapshot, 0, err) < 0)
         return -1;
-    if (series && raise_series(index, txn, series, number, err) < 0)
+    if (series && index_raise_series(index, txn, series, number, err) < 0)
         return -1;
     return index_commit(index, &txn, err);
 }
@@ -440,4 +462,35 @@ int index_check_snapshots(struct index *index, char ret_problem[256],
                  "the index has %zu snapshots, %zu names and %zu ids",
                  stats[0].ms_entries, stats[1].ms_entries, stats[2].ms_entries);
     return 0;
+}
+
+int index_mend_snapshots(struct index *index, struct vn_err *err)
+{
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+    vn_auto(index_cursor) MDB_cursor *cursor = NULL;
+    struct index_snapshot row;
+    MDB_val key;
+    MDB_val value;
+    int rc;
+
+    if (fault_hit("store.index.mend"))
+        return vn_fail(err, EIO, "index '%s': mend snapshots", index->dir);
+    if (index_begin(index, 0, &txn, err) < 0)
+        return -1;
+    rc = mdb_drop(txn, index->tables[TABLE_NAMES], 0);
+    if (rc == 0)
+        rc = mdb_drop(txn, index->tables[TABLE_IDS], 0);
+    if (rc == 0)
+        rc = mdb_cursor_open(txn, index->tables[TABLE_SNAPSHOTS], &cursor);
+    if (rc == 0)
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+    for (; rc == 0; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        if (row_decode(index, &key, &value, &row, err) < 0 ||
+            put_names(index, txn, &row, MDB_NOOVERWRITE, err) < 0)
+            return -1;
+    }
+    if (rc != MDB_NOTFOUND)
+        return index_fail(index, rc, "mend snapshots", err);
+    mdb_cursor_close(vn_steal(&cursor));
+    return index_commit(index, &txn, err);
 }

@@ -324,11 +324,11 @@ static int entry_parse(struct cursor *c, uint32_t offset, uint64_t end,
     return 0;
 }
 
-static int directory_parse(const uint8_t *data, uint64_t directory_offset,
+static int directory_parse(const uint8_t *directory, uint64_t directory_offset,
                            struct pack *pack, struct vn_err *err)
 {
     size_t size = (size_t)pack->count * PACK_ENTRY_SIZE;
-    struct cursor c = cursor_of(data + directory_offset, size);
+    struct cursor c = cursor_of(directory, size);
     uint64_t offset = PACK_HEADER_SIZE;
 
     for (uint32_t i = 0; i < pack->count; i++) {
@@ -345,12 +345,13 @@ static int directory_parse(const uint8_t *data, uint64_t directory_offset,
     return 0;
 }
 
-/* The damage below the directory, if any; see pack_parse(). */
-static void find_damage(const uint8_t *data, uint64_t directory_offset,
-                        const uint8_t *chunks_check, struct pack *pack,
-                        char ret_damage[128])
+/* The damage below the directory, if any; see pack_parse(). `chunks` may be
+ * NULL: not looked at. */
+static void find_damage(const uint8_t *header, const uint8_t *chunks,
+                        uint64_t directory_offset, const uint8_t *chunks_check,
+                        struct pack *pack, char ret_damage[128])
 {
-    struct cursor c = cursor_of(data, PACK_HEADER_SIZE);
+    struct cursor c = cursor_of(header, PACK_HEADER_SIZE);
     const uint8_t *magic = cursor_take(&c, sizeof(header_magic));
     uint32_t version = cursor_le32(&c);
     uint32_t flags = cursor_le32(&c);
@@ -360,32 +361,36 @@ static void find_damage(const uint8_t *data, uint64_t directory_offset,
 
     memcpy(pack->store_id, store_id, sizeof(pack->store_id));
     if (memcmp(magic, header_magic, sizeof(header_magic)) != 0 ||
-        !check_matches(data, PACK_HEADER_SIZE - 16,
-                       data + PACK_HEADER_SIZE - 16))
+        !check_matches(header, PACK_HEADER_SIZE - 16,
+                       header + PACK_HEADER_SIZE - 16))
         what = "its header is damaged";
     else if (version != PACK_VERSION || flags != 0 || id != pack->id)
         what = "its header and its footer do not agree";
-    else if (!check_matches(data + PACK_HEADER_SIZE,
-                            directory_offset - PACK_HEADER_SIZE, chunks_check))
+    else if (chunks &&
+             !check_matches(chunks, directory_offset - PACK_HEADER_SIZE,
+                            chunks_check))
         what = "the checksum of its chunks does not match";
     snprintf(ret_damage, 128, "%s", what ? what : "");
 }
 
-int pack_parse(const uint8_t *data, size_t size, struct pack *ret,
-               char ret_damage[128], struct vn_err *err)
-{
-    struct pack pack = {0};
-    const uint8_t *footer;
+/* What the footer says; the checks point into it. */
+struct footer {
+    uint64_t id;
+    uint64_t directory_offset;
+    uint32_t count;
     const uint8_t *chunks_check;
     const uint8_t *directory_check;
-    uint64_t directory_offset;
+};
+
+static int footer_parse(const uint8_t *footer, uint64_t size,
+                        struct footer *ret, struct vn_err *err)
+{
+    struct cursor c = cursor_of(footer, PACK_FOOTER_SIZE);
     uint32_t version;
-    struct cursor c;
 
     if (size < PACK_HEADER_SIZE + PACK_FOOTER_SIZE || size > PACK_SIZE_MAX)
-        return vn_fail(err, VN_E_CORRUPT, "it has %zu bytes", size);
-    footer = data + size - PACK_FOOTER_SIZE;
-    c = cursor_of(footer, PACK_FOOTER_SIZE);
+        return vn_fail(err, VN_E_CORRUPT, "it has %llu bytes",
+                       (unsigned long long)size);
     if (memcmp(cursor_take(&c, 8), footer_magic, 8) != 0 ||
         !check_matches(footer, PACK_FOOTER_SIZE - 16,
                        footer + PACK_FOOTER_SIZE - 16))
@@ -395,27 +400,77 @@ int pack_parse(const uint8_t *data, size_t size, struct pack *ret,
         return vn_fail(err, VN_E_VERSION,
                        "it has format %u, this program knows format %u",
                        version, PACK_VERSION);
-    pack.count = cursor_le32(&c);
-    directory_offset = cursor_le64(&c);
-    pack.id = cursor_le64(&c);
-    chunks_check = cursor_take(&c, 16);
-    directory_check = cursor_take(&c, 16);
-    if (pack.count == 0 || pack.count > size / PACK_ENTRY_SIZE ||
-        directory_offset < PACK_HEADER_SIZE ||
-        directory_offset !=
-            size - PACK_FOOTER_SIZE - (size_t)pack.count * PACK_ENTRY_SIZE)
+    ret->count = cursor_le32(&c);
+    ret->directory_offset = cursor_le64(&c);
+    ret->id = cursor_le64(&c);
+    ret->chunks_check = cursor_take(&c, 16);
+    ret->directory_check = cursor_take(&c, 16);
+    if (ret->count == 0 || ret->count > size / PACK_ENTRY_SIZE ||
+        ret->directory_offset < PACK_HEADER_SIZE ||
+        ret->directory_offset !=
+            size - PACK_FOOTER_SIZE - (size_t)ret->count * PACK_ENTRY_SIZE)
         return vn_fail(err, VN_E_CORRUPT, "its size does not fit its footer");
-    if (!check_matches(data + directory_offset,
-                       (size_t)pack.count * PACK_ENTRY_SIZE, directory_check))
+    return 0;
+}
+
+int pack_directory_offset(const uint8_t *footer, uint64_t size,
+                          uint64_t *ret_offset, struct vn_err *err)
+{
+    struct footer f;
+
+    if (footer_parse(footer, size, &f, err) < 0)
+        return -1;
+    *ret_offset = f.directory_offset;
+    return 0;
+}
+
+static int parse_parts(const uint8_t *header, const uint8_t *chunks,
+                       const uint8_t *directory, const uint8_t *footer,
+                       uint64_t size, struct pack *ret, char ret_damage[128],
+                       struct vn_err *err)
+{
+    struct footer f;
+    struct pack pack;
+
+    if (footer_parse(footer, size, &f, err) < 0)
+        return -1;
+    if (!check_matches(directory, (size_t)f.count * PACK_ENTRY_SIZE,
+                       f.directory_check))
         return vn_fail(err, VN_E_CORRUPT, "its directory is damaged");
+    pack = (struct pack){.id = f.id, .count = f.count};
     pack.entries = vn_alloc(pack.count * sizeof(*pack.entries));
-    if (directory_parse(data, directory_offset, &pack, err) < 0) {
+    if (directory_parse(directory, f.directory_offset, &pack, err) < 0) {
         pack_done(&pack);
         return -1;
     }
-    find_damage(data, directory_offset, chunks_check, &pack, ret_damage);
+    find_damage(header, chunks, f.directory_offset, f.chunks_check, &pack,
+                ret_damage);
     *ret = pack;
     return 0;
+}
+
+int pack_parse(const uint8_t *data, size_t size, struct pack *ret,
+               char ret_damage[128], struct vn_err *err)
+{
+    const uint8_t *footer;
+    uint64_t offset;
+
+    if (size < PACK_HEADER_SIZE + PACK_FOOTER_SIZE)
+        return vn_fail(err, VN_E_CORRUPT, "it has %zu bytes", size);
+    footer = data + size - PACK_FOOTER_SIZE;
+    if (pack_directory_offset(footer, size, &offset, err) < 0)
+        return -1;
+    return parse_parts(data, data + PACK_HEADER_SIZE, data + offset, footer,
+                       size, ret, ret_damage, err);
+}
+
+int pack_parse_ends(const uint8_t *header, const uint8_t *tail,
+                    size_t tail_size, uint64_t size, struct pack *ret,
+                    char ret_damage[128], struct vn_err *err)
+{
+    assert(tail_size >= PACK_FOOTER_SIZE && tail_size <= size);
+    return parse_parts(header, NULL, tail, tail + tail_size - PACK_FOOTER_SIZE,
+                       size, ret, ret_damage, err);
 }
 
 void pack_done(struct pack *pack)

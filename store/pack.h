@@ -114,4 +114,16 @@ int pack_parse(const uint8_t *data, size_t size, struct pack *ret,
                char ret_damage[128], struct vn_err *err) VN_MUST_USE;
 void pack_done(struct pack *pack);
 
+/*
+ * The same without the chunks, for who reads only both ends of a pack: first
+ * the footer, PACK_FOOTER_SIZE bytes, of a pack of `size` bytes says where the
+ * directory begins; then the header, PACK_HEADER_SIZE bytes, and the tail from
+ * the directory to the end are parsed.
+ */
+int pack_directory_offset(const uint8_t *footer, uint64_t size,
+                          uint64_t *ret_offset, struct vn_err *err) VN_MUST_USE;
+int pack_parse_ends(const uint8_t *header, const uint8_t *tail,
+                    size_t tail_size, uint64_t size, struct pack *ret,
+                    char ret_damage[128], struct vn_err *err) VN_MUST_USE;
+
 #endif

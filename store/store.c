@@ -86,7 +86,11 @@ struct store *store_open(const char *path, struct vn_err *err)
     vn_auto(store) struct store *store = vn_alloc(sizeof(*store));
 
     store->path = vn_strdup(path);
+    store->users_fd = -1;
     if (store_config_read(path, &store->config, err) < 0)
+        return NULL;
+    store->users_fd = store_users_enter(path, false, err);
+    if (store->users_fd < 0)
         return NULL;
     ident_init(&store->ident, store->config.key, store->config.secret);
     store->index = index_open(index, store->config.store_id, err);
@@ -107,6 +111,7 @@ void store_close(struct store *store)
     pool_free(store->pool);
     engine_close(store->engine);
     index_close(store->index);
+    vn_auto_close(&store->users_fd);
     free(store->path);
     explicit_bzero(store, sizeof(*store));
     free(store);

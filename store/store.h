@@ -288,19 +288,105 @@ typedef void store_finding_fn(void *context, const char *sentence);
 /* Called now and then: work done of work total; for verify in bytes. */
 typedef void store_progress_fn(void *context, uint64_t done, uint64_t total);
 
+/*
+ * The same for each finding as an object, borrowed:
+ *   "kind"      "pack", "chunk", "object", "snapshot" or "index"
+ *   "sentence"  as above
+ * and, where it is about such a thing, "pack" and "chunk" (hex), "chunks" (how
+ * many, where it is all that was in a pack), "snapshot", "object", "vm";
+ * "uses" of a chunk: an array of {"snapshot", "object", "vm", "page_count",
+ * "pages": [[first, last], ...]}, numbers of pages from 0, at most
+ * STORE_VERIFY_RANGES_MAX ranges for one chunk.
+ */
+typedef void store_detail_fn(void *context, const json_t *finding);
+
+#define STORE_VERIFY_RANGES_MAX 4096u
+
+struct store_verify_counts {
+    uint64_t packs;
+    uint64_t packs_before; /* of these, found well by the run that goes on */
+    uint64_t chunks;       /* looked at in packs, by this run */
+    uint64_t snapshots;
+    uint64_t objects;
+    uint64_t bad;     /* chunks that cannot be read where the index says */
+    uint64_t lost;    /* chunks known to be lost, needed or not */
+    uint64_t began_s; /* in seconds since 1970; of the first run */
+};
+
 struct store_verify_opts {
-    const char *snapshot; /* only this one, or NULL for the whole store */
-    store_finding_fn *finding;
-    store_progress_fn *progress; /* may be NULL */
-    void *context;
+    const char *snapshot;      /* only this one, or NULL for the whole store */
+    bool fast;                 /* read no pages: structure and checksums only */
+    bool resume;               /* go on where a run that was killed ended */
+    uint64_t state_ms;         /* how often that is noted down; 0: 5000 */
+    store_finding_fn *finding; /* may be NULL, as all that follow */
+    store_detail_fn *detail;   /* called beside `finding` */
+    store_progress_fn *progress;
+    void *context;                      /* of these three */
+    struct store_verify_counts *counts; /* filled in at the end */
 };
 /*
  * Re-read and re-hash every chunk, check packs, index and manifests against
  * each other. Returns the number of findings in *ret_findings; fails only when
- * it could not go on.
+ * it could not go on. `fast` reads headers and directories of packs, maps and
+ * manifests, but no pages.
+ *
+ * A run over the whole store that is not fast keeps a file "verify.state" in
+ * the store until it ends. With `resume` packs that it names as well are not
+ * read again; VN_E_NOT_FOUND: there is nothing to go on with.
  */
 int store_verify(struct store *store, const struct store_verify_opts *opts,
                  uint64_t *ret_findings, struct vn_err *err) VN_MUST_USE;
+
+struct store_repair_opts {
+    bool dry_run;              /* find out, change nothing */
+    bool rebuild_index;        /* from the packs, even if the index is sound */
+    uint64_t wait_ms;          /* for a gc or verify to end */
+    store_finding_fn *finding; /* what is wrong; may be NULL, as all below */
+    store_detail_fn *detail;   /* the same, as store_verify() has it */
+    store_progress_fn *progress;
+    void *context;
+};
+
+struct store_repair_counts {
+    uint64_t findings;
+    bool rebuilt; /* the index: anew, from the packs; with dry_run: would be */
+    /* Of rebuilding: */
+    uint64_t packs_read;
+    uint64_t packs_unusable;    /* no directory: nothing in them is known */
+    uint64_t snapshots;         /* found */
+    uint64_t snapshots_deleted; /* manifests that tombstones delete */
+    uint64_t snapshots_dropped; /* of interrupted commits, or unreadable */
+    /* Of the store with a sound index: */
+    uint64_t packs_damaged; /* taken out of the index; gc removes them */
+    uint64_t packs_new;
+    uint64_t chunks_moved;  /* still readable, out of damaged packs */
+    uint64_t chunks_lost;   /* given up */
+    uint64_t chunks_healed; /* lost, and found whole in another pack */
+    uint64_t lost;          /* chunks lost now, all together */
+};
+
+/*
+ * Repair the store at `path`. Does not need to be opened by store_open().
+ *
+ * An index that is not there or not readable, or any with rebuild_index, is
+ * built anew from the packs; the old one stays as "index.old-N". That needs a
+ * store that nobody else has open.
+ *
+ * Then everything is verified, beside others, but without a gc. What can be
+ * read in damaged packs is moved to new ones; chunks that cannot be read are
+ * looked for in all packs, and those that are nowhere become lost: absent, so
+ * that they are stored again by whoever has them (the next snapshot of the same
+ * content), which heals the snapshots that need them. No snapshot is removed.
+ *
+ * Killed at any moment, another repair goes on or begins anew; nothing that
+ * could be read before cannot be read after. With dry_run only counts and
+ * findings are made. VN_E_STATE: somebody is at work, named by process.
+ * VN_E_NOT_FOUND, VN_E_FORMAT: no store there, or its config.json is damaged,
+ * which cannot be repaired: put it back from a copy.
+ */
+int store_repair(const char *path, const struct store_repair_opts *opts,
+                 struct store_repair_counts *ret,
+                 struct vn_err *err) VN_MUST_USE;
 
 struct store_gc_opts {
     bool dry_run; /* find out, change nothing */

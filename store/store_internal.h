@@ -14,6 +14,7 @@
 /* All members are constant after opening; index and engine lock themselves. */
 struct store {
     char *path;
+    int users_fd; /* store_users.c */
     struct store_config config;
     struct ident ident;
     struct index *index;
@@ -73,6 +74,21 @@ int chunk_check(const struct store *store, const struct pack_entry *entry,
                 const uint8_t *stored, uint8_t *out,
                 struct vn_err *err) VN_MUST_USE;
 
+/* Read a chunk from this place, whatever the index says; as chunk_read(), but
+ * VN_E_NOT_FOUND where there is no such pack. */
+int chunk_read_at(struct store *store, enum chunk_kind kind,
+                  const struct chunk_id *id, const struct chunk_place *place,
+                  uint8_t *out, size_t *ret_size,
+                  struct vn_err *err) VN_MUST_USE;
+
+/* ---- pack_ends.c ------------------------------------------------------ */
+
+/* Header, directory and footer of a pack of `size` bytes, as pack_parse() but
+ * for the chunks, which are not read. */
+int pack_read_ends(struct engine *engine, uint64_t pack_id, uint64_t size,
+                   struct pack *ret, char ret_damage[128],
+                   struct vn_err *err) VN_MUST_USE;
+
 /* Fails with ENOSPC and a sentence unless `bytes` more can be stored. */
 int store_check_space(struct store *store, uint64_t bytes,
                       struct vn_err *err) VN_MUST_USE;
@@ -88,6 +104,16 @@ int store_put_pack(struct store *store, struct pack_builder *builder,
 void store_reserve_release(struct store *store);
 /* After a commit or a gc: see to it that there is one, if there is room. */
 void store_reserve_renew(struct store *store);
+/* ---- store_users.c ---------------------------------------------------- */
+
+/*
+ * Who has the store open: a lock on its config.json that ends with the process
+ * or with close(). Shared by all who open it; exclusive for who rebuilds the
+ * index, when another index takes the place of the one that is open. The
+ * descriptor, or -1: VN_E_STATE, and the sentence names a process.
+ */
+int store_users_enter(const char *path, bool exclusive,
+                      struct vn_err *err) VN_MUST_USE;
 
 /* ---- hold.c ----------------------------------------------------------- */
 
@@ -107,6 +133,9 @@ struct store_hold {
     struct chunk_id *roots;
     size_t root_count;
     size_t root_capacity;
+    /* Chunks whose content is lost, by rising id; nearly always none. */
+    struct index_lost *lost;
+    size_t lost_count;
 };
 
 /* Does a look-up under the hold count as found? */
@@ -115,6 +144,19 @@ static inline bool store_hold_sees(const struct store_hold *hold,
 {
     return place->stored_size > 0 &&
            !index_condemned_has(&hold->condemned, place->pack_id);
+}
+
+/*
+ * Is the chunk lost? Then it is not to be taken over from a parent but stored
+ * anew, which heals it. One that is lost in a repair that runs meanwhile is
+ * not known here; the commit is refused then.
+ */
+bool store_hold_lost(const struct store_hold *hold, const struct chunk_id *id);
+
+/* Is anything lost? Then nobody may take over a subtree unseen. */
+static inline bool store_hold_any_lost(const struct store_hold *hold)
+{
+    return hold->lost_count > 0;
 }
 
 /*

@@ -11,7 +11,12 @@
  *   3. snapshots   every manifest is read, every map walked; each page must be
  *                  in the index and not among the bad ones (verify_maps.c)
  * So each stored byte is read once, however many snapshots share it. One
- * snapshot alone is verified by reading what it needs.
+ * snapshot alone is verified by reading what it needs. Fast: pass 1 reads only
+ * header, directory and footer of each pack, and believes the chunks; all else
+ * is the same, so map nodes and manifests are read and pages are not.
+ *
+ * What cannot be read is named with everything that needs it (verify_bad.c). A
+ * run that was killed can be gone on with (verify_state.c).
  *
  * What counts as a finding is damage. Packs that no index row names, such as a
  * killed writer leaves, are garbage and not looked for.
@@ -22,9 +27,10 @@
  * lock.
  *
  * Memory: 32 bytes a pack, 32 bytes a map node (16 MiB for 1 TiB of images),
- * the largest pack.
+ * the largest pack; 128 bytes a chunk that cannot be read.
  */
 
+#include "common/clock.h"
 #include "common/jsonx.h"
 
 #include <stdarg.h>
@@ -86,17 +92,37 @@ void id_set_done(struct id_set *set)
     *set = (struct id_set){0};
 }
 
-void verify_found(struct verify *v, const char *format, ...)
+json_t *verify_where(const char *kind, uint64_t pack_id)
 {
-    char sentence[VN_ERR_MSG_SIZE + 512];
+    json_t *where = json_object();
+    char hex[16];
+
+    json_object_set_new(where, "kind", json_string(kind));
+    snprintf(hex, sizeof(hex), "%012llx", (unsigned long long)pack_id);
+    if (pack_id)
+        json_object_set_new(where, "pack", json_string(hex));
+    return where;
+}
+
+void verify_found(struct verify *v, json_t *where, const char *format, ...)
+{
+    vn_auto(free) char *sentence = NULL;
+    vn_auto(json) json_t *finding = where;
     va_list args;
 
     va_start(args, format);
-    vsnprintf(sentence, sizeof(sentence), format, args);
+    if (vasprintf(&sentence, format, args) < 0)
+        abort();
     va_end(args);
     v->findings++;
     if (v->opts->finding)
         v->opts->finding(v->opts->context, sentence);
+    if (!v->opts->detail)
+        return;
+    if (!finding)
+        finding = verify_where("index", 0);
+    json_object_set_new(finding, "sentence", jsonx_any_string(sentence));
+    v->opts->detail(v->opts->context, finding);
 }
 
 void verify_progress(struct verify *v, uint64_t bytes)
@@ -126,6 +152,25 @@ static int verify_objects(struct verify *v, const json_t *manifest, bool deep,
     return 0;
 }
 
+/* The manifest cannot be read: whatever else it has, it needs this chunk. */
+static int bad_snapshot(struct verify *v, const struct index_snapshot *row,
+                        const struct vn_err *why, struct vn_err *err)
+{
+    const struct verify_slot *slot = verify_bad_find(v, &row->id);
+    json_t *where = verify_where("snapshot", 0);
+    struct chunk_place place;
+
+    json_object_set_new(where, "snapshot", json_string(row->name));
+    verify_found(v, where, "%s", why->msg);
+    if (!slot) {
+        if (index_find(v->store->index, &row->id, 1, &place, err) < 0)
+            return -1;
+        slot = verify_bad_add(v, &row->id, &place, why->msg);
+    }
+    verify_bad_use(v, slot, row->name, "", 0, 0);
+    return 0;
+}
+
 static int verify_snapshot(struct verify *v, const struct index_snapshot *row,
                            bool deep, struct vn_err *err)
 {
@@ -133,10 +178,11 @@ static int verify_snapshot(struct verify *v, const struct index_snapshot *row,
     struct vn_err why = VN_ERR_INIT;
 
     manifest = snapshot_load(v->store, row, &why);
-    if (!manifest) {
-        verify_found(v, "%s", why.msg);
+    if (!manifest && snapshot_was_deleted(v->store, row))
         return 0;
-    }
+    v->counts.snapshots++;
+    if (!manifest)
+        return bad_snapshot(v, row, &why, err);
     return verify_objects(v, manifest, deep, err);
 }
 
@@ -150,8 +196,9 @@ static int verify_snapshots(struct verify *v, struct vn_err *err)
 
     if (index_check_snapshots(v->store->index, problem, err) < 0)
         return -1;
+    v->mend_names = problem[0] != 0;
     if (problem[0])
-        verify_found(v, "%s", problem);
+        verify_found(v, NULL, "%s", problem);
     do {
         if (index_list_snapshots(v->store->index, from, LIST_BATCH, rows,
                                  &count, err) < 0)
@@ -179,21 +226,48 @@ static int verify_one(struct verify *v, struct vn_err *err)
     if (index_find_snapshot(v->store->index, v->opts->snapshot, &row, err) < 0)
         return -1;
     v->total = row.bytes_logical;
-    return verify_snapshot(v, &row, true, err);
+    if (index_list_lost(v->store->index, &v->lost, &v->lost_count, err) < 0 ||
+        verify_snapshot(v, &row, !v->opts->fast, err) < 0)
+        return -1;
+    verify_bad_report(v);
+    return 0;
+}
+
+int verify_run(struct verify *v, struct vn_err *err)
+{
+    struct store_stats stats;
+
+    if (store_stats(v->store, &stats, err) < 0)
+        return -1;
+    v->total = stats.bytes_packs;
+    if (index_list_lost(v->store->index, &v->lost, &v->lost_count, err) < 0 ||
+        verify_packs(v, err) < 0 || verify_snapshots(v, err) < 0)
+        return -1;
+    v->counts.lost = v->lost_count;
+    verify_bad_report(v);
+    return 0;
+}
+
+void verify_done(struct verify *v)
+{
+    verify_state_close(v, false);
+    free(v->packs);
+    free(v->lost);
+    verify_bad_done(&v->table);
+    id_set_done(&v->good);
 }
 
 static int verify_all(struct verify *v, struct vn_err *err)
 {
     struct engine_lock *lock = store_lock(v->store, false, LOCK_WAIT_MS, err);
-    struct store_stats stats;
     int result = -1;
 
     if (!lock)
         return -1;
-    if (store_stats(v->store, &stats, err) == 0) {
-        v->total = stats.bytes_packs;
-        result = verify_packs(v, err) < 0 ? -1 : verify_snapshots(v, err);
-    }
+    if (v->opts->fast || verify_state_open(v, err) == 0)
+        result = verify_run(v, err);
+    if (result == 0)
+        verify_state_close(v, true);
     engine_unlock(lock);
     return result;
 }
@@ -202,11 +276,13 @@ int store_verify(struct store *store, const struct store_verify_opts *opts,
                  uint64_t *ret_findings, struct vn_err *err)
 {
     struct verify v = {.store = store, .opts = opts};
-    int result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
+    int result;
 
-    free(v.packs);
-    id_set_done(&v.bad);
-    id_set_done(&v.good);
+    v.counts.began_s = clock_wall_ns() / (1000 * VN_MS);
+    result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
+    verify_done(&v);
+    if (opts->counts)
+        *opts->counts = v.counts;
     if (result < 0)
         return vn_wrap(err, "verifying '%s'", store->path);
     *ret_findings = v.findings;

@@ -2,8 +2,10 @@
 
 /* Verify, passes 1 and 2: packs against the index, and the reverse. */
 
+#include "common/fault.h"
 #include "common/io.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,36 +56,38 @@ static bool place_is(const struct chunk_place *place, uint64_t pack_id,
            place->kind == entry->kind && place->codec == entry->codec;
 }
 
-/* One chunk: its bytes against its id, its place against the index. */
-static void check_chunk(struct verify *v, struct verify_pack *pack,
-                        const struct pack_entry *entry, const uint8_t *stored,
-                        const struct chunk_place *place)
+/* A chunk that is not whole: why, and does the index need it? */
+static void bad_chunk(struct verify *v, struct verify_pack *pack,
+                      const struct pack_entry *entry, const uint8_t *stored,
+                      const struct chunk_place *place)
 {
-    vn_auto(free) uint8_t *out = vn_alloc(pack_raw_limit(entry->kind));
+    vn_auto(free) uint8_t *out = malloc(pack_raw_limit(entry->kind));
     struct chunk_id id = ident_short(&entry->id);
     struct vn_err why = VN_ERR_INIT;
     char hex[HEX_SPACE];
 
+    if (!out || chunk_check(v->store, entry, stored, out, &why) == 0)
+        vn_fail(&why, VN_E_LIMIT, "no memory to check it");
     io_hex(id.bytes, STORE_ID_SIZE, hex);
-    /* A chunk that the index has not is dead weight, such as gc leaves of a
-     * second copy; one that a snapshot needs is missed in pass 3. */
-    if (place->stored_size > 0 && place_is(place, pack->id, entry))
-        pack->matched++;
-    if (chunk_check(v->store, entry, stored, out, &why) == 0)
-        return;
-    verify_found(v, "chunk %s in pack %012llx at %u: %s", hex,
-                 (unsigned long long)pack->id, entry->offset, why.msg);
-    if (place->pack_id == pack->id)
-        id_set_add(&v->bad, &id);
+    vn_wrap(&why, "chunk %s in pack %012llx at %u", hex,
+            (unsigned long long)pack->id, entry->offset);
+    pack->damaged = true;
+    if (place->stored_size > 0 && place->pack_id == pack->id)
+        verify_bad_add(v, &id, place, why.msg);
+    else
+        verify_found(v, verify_where("chunk", pack->id),
+                     "%s; the index has it elsewhere or not at all", why.msg);
 }
 
+/* `whole` and `data` are NULL where the chunks were not read. */
 static int check_chunks(struct verify *v, struct verify_pack *pack,
                         const struct pack *parsed, const uint8_t *data,
-                        struct vn_err *err)
+                        const bool *whole, struct vn_err *err)
 {
     struct chunk_id ids[CHUNK_BATCH];
     struct chunk_place places[CHUNK_BATCH];
 
+    v->counts.chunks += parsed->count;
     for (size_t i = 0; i < parsed->count; i += CHUNK_BATCH) {
         const struct pack_entry *entries = parsed->entries + i;
         size_t n =
@@ -93,75 +97,121 @@ static int check_chunks(struct verify *v, struct verify_pack *pack,
             ids[k] = ident_short(&entries[k].id);
         if (index_find(v->store->index, ids, n, places, err) < 0)
             return -1;
-        for (size_t k = 0; k < n; k++)
-            check_chunk(v, pack, &entries[k], data + entries[k].offset,
-                        &places[k]);
+        for (size_t k = 0; k < n; k++) {
+            /* A chunk that the index has not is dead weight, such as gc leaves
+             * of a second copy; what a snapshot needs is missed in pass 3. */
+            if (places[k].stored_size > 0 &&
+                place_is(&places[k], pack->id, &entries[k]))
+                pack->matched++;
+            if (whole && !whole[i + k])
+                bad_chunk(v, pack, &entries[k], data + entries[k].offset,
+                          &places[k]);
+        }
     }
     return 0;
 }
 
-/* The pack as a whole against its row; what was parsed is usable. */
-static void check_head(struct verify *v, const struct index_pack *row,
-                       const struct pack *parsed, const char *damage)
+static void bad_pack(struct verify *v, struct verify_pack *pack,
+                     const char *sentence)
 {
-    unsigned long long id = row->id;
-
-    if (damage[0])
-        verify_found(v, "pack %012llx: %s", id, damage);
-    else if (memcmp(parsed->store_id, v->store->config.store_id,
-                    sizeof(parsed->store_id)) != 0)
-        verify_found(v, "pack %012llx: it belongs to another store", id);
-    if (parsed->id != row->id)
-        verify_found(v, "pack %012llx: it says that it is pack %012llx", id,
-                     (unsigned long long)parsed->id);
-    if (parsed->count != row->count)
-        verify_found(v, "pack %012llx: it has %u chunks, the index says %u", id,
-                     parsed->count, row->count);
+    pack->damaged = true;
+    verify_found(v, verify_where("pack", pack->id), "pack %012llx: %s",
+                 (unsigned long long)pack->id, sentence);
 }
 
-static int read_pack(struct verify *v, const struct index_pack *row,
-                     uint8_t **ret_data, struct vn_err *err)
+/* The pack as a whole against its row; what was parsed is usable. */
+static void check_head(struct verify *v, struct verify_pack *pack,
+                       const struct index_pack *row, const struct pack *parsed,
+                       const char *damage)
 {
-    vn_auto(free) uint8_t *data = NULL;
+    char text[128];
+
+    if (damage[0])
+        bad_pack(v, pack, damage);
+    else if (memcmp(parsed->store_id, v->store->config.store_id,
+                    sizeof(parsed->store_id)) != 0)
+        bad_pack(v, pack, "it belongs to another store");
+    if (parsed->id != row->id) {
+        snprintf(text, sizeof(text), "it says that it is pack %012llx",
+                 (unsigned long long)parsed->id);
+        bad_pack(v, pack, text);
+    }
+    if (parsed->count != row->count) {
+        snprintf(text, sizeof(text), "it has %u chunks, the index says %u",
+                 parsed->count, row->count);
+        bad_pack(v, pack, text);
+    }
+}
+
+static int check_size(struct verify *v, const struct index_pack *row,
+                      struct vn_err *err)
+{
     uint64_t size;
 
     if (engine_size(v->store->engine, row->id, &size, err) < 0)
         return -1;
-    if (size != row->size || size > PACK_SIZE_MAX)
-        return vn_fail(err, VN_E_CORRUPT,
-                       "it has %llu bytes, the index says %llu",
-                       (unsigned long long)size, (unsigned long long)row->size);
-    data = malloc(size + 1);
+    if (size == row->size && size <= PACK_SIZE_MAX)
+        return 0;
+    return vn_fail(err, VN_E_CORRUPT, "it has %llu bytes, the index says %llu",
+                   (unsigned long long)size, (unsigned long long)row->size);
+}
+
+static uint8_t *read_pack(struct verify *v, const struct index_pack *row,
+                          struct vn_err *err)
+{
+    vn_auto(free) uint8_t *data = malloc(row->size + 1);
+
     if (!data)
-        return vn_fail(err, VN_E_LIMIT, "no memory for %llu bytes",
-                       (unsigned long long)size);
-    if (engine_read(v->store->engine, row->id, 0, data, size, err) < 0)
+        return vn_fail_ptr(err, VN_E_LIMIT, "no memory for %llu bytes",
+                           (unsigned long long)row->size);
+    if (engine_read(v->store->engine, row->id, 0, data, row->size, err) < 0)
+        return NULL;
+    return vn_steal(&data);
+}
+
+/* Read the pack, or its ends. *ret_data is NULL where only these were. */
+static int open_pack(struct verify *v, const struct index_pack *row,
+                     uint8_t **ret_data, struct pack *ret, char damage[128],
+                     struct vn_err *err)
+{
+    vn_auto(free) uint8_t *data = NULL;
+
+    if (v->opts->fast)
+        return pack_read_ends(v->store->engine, row->id, row->size, ret, damage,
+                              err);
+    data = read_pack(v, row, err);
+    if (!data || pack_parse(data, row->size, ret, damage, err) < 0)
         return -1;
     *ret_data = vn_steal(&data);
     return 0;
 }
 
 static int check_pack(struct verify *v, const struct index_pack *row,
-                      struct vn_err *err)
+                      struct verify_pack *pack, struct vn_err *err)
 {
-    struct verify_pack *pack = verify_pack_of(v, row->id);
     vn_auto(free) uint8_t *data = NULL;
+    vn_auto(free) bool *whole = NULL;
     struct vn_err why = VN_ERR_INIT;
     struct pack parsed;
     char damage[128];
     int result;
 
-    if (!pack)
-        return 0; /* entered since */
-    if (read_pack(v, row, &data, &why) < 0 ||
-        pack_parse(data, row->size, &parsed, damage, &why) < 0) {
-        verify_found(v, "pack %012llx: %s", (unsigned long long)row->id,
-                     why.msg);
-        pack->unusable = true;
+    if (check_size(v, row, &why) < 0) {
+        pack->gone = pack->unusable = true;
+        bad_pack(v, pack, why.msg);
         return 0;
     }
-    check_head(v, row, &parsed, damage);
-    result = check_chunks(v, pack, &parsed, data, err);
+    if (open_pack(v, row, &data, &parsed, damage, &why) < 0) {
+        pack->unusable = true;
+        bad_pack(v, pack, why.msg);
+        return 0;
+    }
+    check_head(v, pack, row, &parsed, damage);
+    if (data) {
+        whole = vn_alloc(parsed.count * sizeof(*whole));
+        verify_chunks(v->store, &parsed, data, whole);
+    }
+    result = check_chunks(v, pack, &parsed, data, whole, err);
     pack_done(&parsed);
     return result;
 }
@@ -185,6 +235,28 @@ static int list_packs(struct verify *v, struct vn_err *err)
     return 0;
 }
 
+static int check_row(struct verify *v, const struct index_pack *row,
+                     struct vn_err *err)
+{
+    struct verify_pack *pack = verify_pack_of(v, row->id);
+
+    if (!pack)
+        return 0; /* entered since */
+    v->counts.packs++;
+    pack->before = verify_state_has(v->state, row->id, &pack->matched);
+    if (pack->before)
+        v->counts.packs_before++;
+    else if (fault_hit("store.verify.pack"))
+        return vn_fail(err, EIO, "read pack %012llx",
+                       (unsigned long long)row->id);
+    else if (check_pack(v, row, pack, err) < 0)
+        return -1;
+    pack->read = true;
+    verify_progress(v, row->size);
+    verify_state_note(v);
+    return 0;
+}
+
 static int check_packs(struct verify *v, struct vn_err *err)
 {
     vn_auto(free) struct index_pack *rows =
@@ -197,9 +269,8 @@ static int check_packs(struct verify *v, struct vn_err *err)
                              err) < 0)
             return -1;
         for (size_t i = 0; i < count; i++) {
-            if (check_pack(v, &rows[i], err) < 0)
+            if (check_row(v, &rows[i], err) < 0)
                 return -1;
-            verify_progress(v, rows[i].size);
             from = rows[i].id + 1;
         }
     } while (count == LIST_BATCH);
@@ -238,6 +309,7 @@ static int check_stray(struct verify *v, const struct index_chunk *row,
                        struct vn_err *err)
 {
     struct index_pack pack;
+    char reason[160];
     char hex[HEX_SPACE];
     size_t count;
 
@@ -247,11 +319,11 @@ static int check_stray(struct verify *v, const struct index_chunk *row,
     if (count == 1 && pack.id == row->place.pack_id)
         return 0;
     io_hex(row->id.bytes, STORE_ID_SIZE, hex);
-    verify_found(v,
-                 "chunk %s: the index places it in pack %012llx, which the "
-                 "index does not know",
-                 hex, (unsigned long long)row->place.pack_id);
-    id_set_add(&v->bad, &row->id);
+    snprintf(reason, sizeof(reason),
+             "chunk %s: the index places it in pack %012llx, which the index "
+             "does not know",
+             hex, (unsigned long long)row->place.pack_id);
+    verify_bad_add(v, &row->id, &row->place, reason);
     return 0;
 }
 
@@ -266,27 +338,66 @@ static int count_row(struct verify *v, const struct index_chunk *row,
     return 0;
 }
 
+/* Must rows that point into the pack be tried one by one? Fewer rows than
+ * match: meanwhile a writer has stored chunks of a condemned pack anew, and
+ * rows have turned away from it. */
+static bool is_suspect(const struct verify_pack *pack)
+{
+    return pack->unusable || pack->indexed > pack->matched;
+}
+
 /* A row of a pack that confirms fewer rows than it has: read the chunk. */
 static int check_suspect(struct verify *v, const struct index_chunk *row,
                          struct vn_err *err)
 {
-    struct verify_pack *pack = verify_pack_of(v, row->place.pack_id);
+    const struct verify_pack *pack = verify_pack_of(v, row->place.pack_id);
     unsigned kind = row->place.kind;
     vn_auto(free) uint8_t *out = NULL;
     struct vn_err why = VN_ERR_INIT;
     size_t size;
 
-    (void)err;
-    if (!pack || pack->unusable || pack->indexed <= pack->matched ||
-        id_set_has(&v->bad, &row->id))
+    if (!pack || !is_suspect(pack) || verify_bad_find(v, &row->id))
         return 0;
-    out = vn_alloc(pack_raw_limit(kind));
+    out = malloc(pack_raw_limit(kind) + 1);
+    if (!out)
+        return vn_fail(err, VN_E_LIMIT, "no memory for a chunk");
     if (chunk_read(v->store, (enum chunk_kind)kind, &row->id, out, &size,
                    &why) == 0)
         return 0;
-    verify_found(v, "index: %s", why.msg);
-    id_set_add(&v->bad, &row->id);
+    verify_bad_add(v, &row->id, &row->place, why.msg);
     return 0;
+}
+
+/* Packs that an earlier run read, and of which the index has other chunks now:
+ * gc moved some, or a row is wrong. Read them. */
+static int check_changed(struct verify *v, struct vn_err *err)
+{
+    for (size_t i = 0; i < v->pack_count; i++) {
+        struct verify_pack *pack = &v->packs[i];
+        struct index_pack row;
+
+        if (!pack->before || pack->indexed == pack->matched)
+            continue;
+        pack->before = pack->read = false;
+        pack->matched = 0;
+        v->counts.packs_before--;
+        if (index_find_pack(v->store->index, pack->id, &row, err) < 0 ||
+            check_pack(v, &row, pack, err) < 0)
+            return -1;
+        pack->read = true;
+    }
+    return 0;
+}
+
+static void report_mismatch(struct verify *v, struct verify_pack *pack)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text),
+             "the index has %llu chunks in it, its directory confirms %llu",
+             (unsigned long long)pack->indexed,
+             (unsigned long long)pack->matched);
+    bad_pack(v, pack, text);
 }
 
 int verify_packs(struct verify *v, struct vn_err *err)
@@ -297,22 +408,16 @@ int verify_packs(struct verify *v, struct vn_err *err)
      * enters a pack's rows in several transactions, and what comes in between
      * makes more of them match, never less. */
     if (list_packs(v, err) < 0 || each_row(v, count_row, err) < 0 ||
-        check_packs(v, err) < 0)
+        check_packs(v, err) < 0 || check_changed(v, err) < 0)
         return -1;
     for (size_t i = 0; i < v->pack_count; i++) {
-        const struct verify_pack *pack = &v->packs[i];
+        struct verify_pack *pack = &v->packs[i];
 
-        /* Fewer: meanwhile a writer has stored chunks of a condemned pack
-         * anew, and rows have turned away from it. */
-        if (pack->unusable || pack->indexed <= pack->matched)
+        if (!is_suspect(pack))
             continue;
         suspect = true;
-        verify_found(v,
-                     "pack %012llx: the index has %llu chunks in it, its "
-                     "directory confirms %llu",
-                     (unsigned long long)pack->id,
-                     (unsigned long long)pack->indexed,
-                     (unsigned long long)pack->matched);
+        if (!pack->unusable)
+            report_mismatch(v, pack);
     }
     return suspect ? each_row(v, check_suspect, err) : 0;
 }

@@ -41,6 +41,7 @@ cmd_run_fn cmd_delete;
 cmd_run_fn cmd_prune;
 cmd_run_fn cmd_gc;
 cmd_run_fn cmd_verify;
+cmd_run_fn cmd_repair;
 cmd_run_fn cmd_stats;
 cmd_run_fn cmd_export;
 cmd_run_fn cmd_import;

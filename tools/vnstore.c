@@ -35,6 +35,7 @@ static const struct command commands[] = {
     {"export", "write a snapshot as a tar", cmd_export},
     {"import", "read a snapshot from a tar", cmd_import},
     {"verify", "re-read and check a store or a snapshot", cmd_verify},
+    {"repair", "repair a damaged store", cmd_repair},
     {"stats", "show what a store holds", cmd_stats},
     {"doctor", "show what works on this host, and why not", cmd_doctor},
 };

@@ -164,7 +164,7 @@ static void test_chunk(void **state)
     assert_non_null(strstr(all_findings, "snapshot 'lab@1', object 'image': 1 "
                                          "pages"));
     assert_non_null(strstr(all_findings, "at offset 0"));
-    assert_int_equal(verify(v, "lab@1"), 1);
+    assert_int_equal(verify(v, "lab@1"), 2); /* the chunk, the object */
     assert_int_equal(read_all_pages(v), 1);
 }
 
@@ -191,14 +191,13 @@ static void test_directory_and_footer(void **state)
 
     flip(v, found_size - PACK_FOOTER_SIZE - 100);
     reopen(v);
-    assert_true(verify(v, NULL) >= 2);
+    assert_int_equal(verify(v, NULL), 1);
     assert_non_null(strstr(all_findings, "directory"));
-    assert_non_null(strstr(all_findings, "lab@1"));
     assert_int_equal(read_all_pages(v), 0); /* the index has the places */
     flip(v, found_size - PACK_FOOTER_SIZE - 100);
     flip(v, found_size - 30);
     reopen(v);
-    assert_true(verify(v, NULL) >= 2);
+    assert_int_equal(verify(v, NULL), 1);
     assert_non_null(strstr(all_findings, "footer"));
 }
 

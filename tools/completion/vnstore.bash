@@ -27,7 +27,7 @@ _vnstore()
     local current=${COMP_WORDS[COMP_CWORD]}
     local previous=${COMP_WORDS[COMP_CWORD - 1]}
     local commands="init up down snapshot restore put get list show delete
-        prune gc export import verify stats doctor"
+        prune gc export import verify repair stats doctor"
     local common="--help --usage --version"
     local progress="--quiet --progress-fd"
     local command="" options="" i skip=
@@ -91,7 +91,10 @@ _vnstore()
         options="--store --dry-run --threshold --wait --json $progress
             $common"
         ;;
-    verify) options="--store --json $progress $common" ;;
+    verify) options="--store --fast --resume --json $progress $common" ;;
+    repair)
+        options="--store --dry-run --rebuild-index --json $progress $common"
+        ;;
     export) options="--store --output --format --vm $progress $common" ;;
     import) options="--store --name $progress $common" ;;
     doctor) options="--json $common" ;;
