@@ -62,6 +62,10 @@ _vnstore()
             return
         fi
         ;;
+    --recompress)
+        mapfile -t COMPREPLY < <(compgen -W "zstd zstd:12" -- "$current")
+        return
+        ;;
     --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
         --threshold | --wait | --keep-*)
         return
@@ -88,8 +92,8 @@ _vnstore()
             --keep-monthly --dry-run --json $common"
         ;;
     gc)
-        options="--store --dry-run --threshold --wait --json $progress
-            $common"
+        options="--store --dry-run --threshold --recompress --wait --json
+            $progress $common"
         ;;
     verify) options="--store --json $progress $common" ;;
     export) options="--store --output --format --vm $progress $common" ;;
