@@ -58,7 +58,11 @@ _vnstore()
         ;;
     -f | --format)
         if [ "$command" = export ]; then
-            mapfile -t COMPREPLY < <(compgen -W "tar xl" -- "$current")
+            mapfile -t COMPREPLY < <(compgen -W "tar xl raw qcow2" -- \
+                "$current")
+            return
+        elif [ "$command" = put ]; then
+            mapfile -t COMPREPLY < <(compgen -W "auto raw qcow2" -- "$current")
             return
         fi
         ;;
@@ -66,7 +70,7 @@ _vnstore()
         mapfile -t COMPREPLY < <(compgen -W "zstd zstd:12" -- "$current")
         return
         ;;
-    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
+    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | --disk | --ram | --object | \
         --threshold | --wait | --keep-*)
         return
         ;;
@@ -83,7 +87,7 @@ _vnstore()
         options="--store --to-hosts --map --hosts --tls-dir --json $progress
             $common"
         ;;
-    put) options="--store --opaque --json $progress $common" ;;
+    put) options="--store --opaque --format --json $progress $common" ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
     delete) options="--store $common" ;;
@@ -96,7 +100,10 @@ _vnstore()
             $progress $common"
         ;;
     verify) options="--store --json $progress $common" ;;
-    export) options="--store --output --format --vm $progress $common" ;;
+    export)
+        options="--store --output --format --vm --disk --ram --object $progress
+            $common"
+        ;;
     import) options="--store --name $progress $common" ;;
     doctor) options="--json $common" ;;
     esac
