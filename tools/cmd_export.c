@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { KEY_VM = 0x500, KEY_DISK, KEY_RAM, KEY_OBJECT };
+enum { KEY_VM = 0x500, KEY_DISK, KEY_RAM, KEY_OBJECT, KEY_SINCE };
 enum format { FORMAT_TAR, FORMAT_XL, FORMAT_RAW, FORMAT_QCOW2, FORMATS };
 
 static const char *const format_names[FORMATS] = {"tar", "xl", "raw", "qcow2"};
@@ -25,6 +25,7 @@ struct args {
     struct cmd_common common;
     const char *snapshot;
     const char *output;
+    const char *since;                 /* format tar; NULL: all of it */
     struct export_image_choice choice; /* its VM also for xl */
     enum format format;
 };
@@ -58,6 +59,8 @@ static void check_choice(struct argp_state *state, const struct args *args)
     if ((c->disk || c->ram || c->object) && !is_image(args))
         argp_error(state, "--disk, --ram and --object go with --format raw or"
                           " qcow2");
+    if (args->since && args->format != FORMAT_TAR)
+        argp_error(state, "--since goes with --format tar");
     if ((c->disk && c->ram) || (c->object && (c->vm || c->disk || c->ram)))
         argp_error(state, "only one of --disk, --ram and --object");
 }
@@ -100,6 +103,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_RAM:
         args->choice.ram = arg;
         return 0;
+    case KEY_SINCE:
+        args->since = arg;
+        return 0;
     case KEY_OBJECT:
         args->choice.object = arg;
         return 0;
@@ -122,6 +128,13 @@ static int export_to(struct store *store, const struct args *args, int fd,
         .progress = ui_progress_update,
         .context = &progress,
     };
+    const struct archive_export_opts tar = {
+        .snapshot = args->snapshot,
+        .since = args->since,
+        .fd = fd,
+        .progress = ui_progress_update,
+        .context = &progress,
+    };
     int r;
 
     ui_progress_begin(&progress, "export", &args->common);
@@ -131,8 +144,7 @@ static int export_to(struct store *store, const struct args *args, int fd,
         r = export_xl(store, args->snapshot, args->choice.vm, fd,
                       ui_progress_update, &progress, err);
     else
-        r = archive_export(store, args->snapshot, fd, ui_progress_update,
-                           &progress, err);
+        r = archive_export(store, &tar, err);
     ui_progress_end(&progress);
     return r;
 }
@@ -177,6 +189,10 @@ int cmd_export(int argc, char **argv, struct vn_err *err)
         {"format", 'f', "FORMAT", 0,
          "tar (the default); xl: a saved Xen domain, for xl restore; raw or"
          " qcow2: one disk, block of memory or file as a disk image",
+         0},
+        {"since", KEY_SINCE, "SNAP", 0,
+         "Format tar: only what differs from this snapshot, which whoever"
+         " imports it must have",
          0},
         {"vm", KEY_VM, "VM", 0,
          "Formats xl, raw, qcow2: the VM; the only one need not be named", 0},
