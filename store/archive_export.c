@@ -7,6 +7,10 @@
  * header of a sparse member lists them), once for the data. libarchive wants
  * the whole content, holes included, and leaves the holes out itself.
  *
+ * libarchive's reader brings names to a normal form unless the header says that
+ * they are bytes (hdrcharset=BINARY); two names may then be one. So that is
+ * said where a name is not ASCII.
+ *
  * Writing to the descriptor is done here, not by libarchive: after a failed
  * write its handle cannot be freed whole (3.6.2 leaks), and a broken off export
  * must not be finished with a proper end mark. So the write call never fails
@@ -33,6 +37,7 @@ struct exporter {
     time_t time; /* of every member */
     struct archive *tar;
     int fd;
+    bool binary_names;       /* some are not ASCII */
     bool giving_up;          /* let libarchive's writes fail */
     struct vn_err write_err; /* code 0 while all writes worked */
     struct buf sums;
@@ -106,6 +111,8 @@ static int check_objects(struct exporter *x, json_t *objects,
         if (root.size > STORE_OBJECT_MAX)
             return vn_fail(err, VN_E_LIMIT, "object '%s' is too large", name);
         x->total += root.size; /* 2^16 objects of 2^46 bytes: below 2^63 */
+        for (const char *c = name; *c; c++)
+            x->binary_names |= (uint8_t)*c >= 0x80;
     }
     return 0;
 }
@@ -386,6 +393,9 @@ static int open_tar(struct exporter *x, struct vn_err *err)
     return check_written(
         x,
         archive_write_set_format_pax_restricted(x->tar) == ARCHIVE_OK &&
+            (!x->binary_names ||
+             archive_write_set_format_option(x->tar, NULL, "hdrcharset",
+                                             "BINARY") == ARCHIVE_OK) &&
             archive_write_add_filter_none(x->tar) == ARCHIVE_OK &&
             /* Whole records of 20 blocks at the end, whatever fd is. */
             archive_write_set_bytes_in_last_block(x->tar, 0) == ARCHIVE_OK &&

@@ -32,7 +32,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DRAIN_MAX (1u << 20) /* read past the end, see drain() */
+#define READ_SIZE 65536u /* bytes read at a time */
 
 struct importer {
     struct store *store;
@@ -45,13 +45,16 @@ struct importer {
     json_t *since_object;    /* which holds both */
     json_t *parent;          /* newest of the series here, or NULL */
     struct archive *tar;
-    char *folder;     /* first part of every member's name */
-    json_t *manifest; /* as in the tar */
-    json_t *objects;  /* of it, borrowed */
-    json_t *result;   /* what will be committed */
-    json_t *sums;     /* member -> hex, of what was read */
-    uint8_t *run;     /* ARCHIVE_BLOCK_SIZE, for struct ingest */
-    uint8_t *old;     /* likewise, of the base */
+    uint8_t *block;      /* READ_SIZE: what libarchive was given last */
+    size_t block_size;   /* of that */
+    uint64_t read_bytes; /* of the tar until now */
+    char *folder;        /* first part of every member's name */
+    json_t *manifest;    /* as in the tar */
+    json_t *objects;     /* of it, borrowed */
+    json_t *result;      /* what will be committed */
+    json_t *sums;        /* member -> hex, of what was read */
+    uint8_t *run;        /* ARCHIVE_BLOCK_SIZE, for struct ingest */
+    uint8_t *old;        /* likewise, of the base */
     uint64_t done;
     uint64_t total;
 };
@@ -70,6 +73,7 @@ static void importer_done(struct importer *x)
     free(x->folder);
     free(x->run);
     free(x->old);
+    free(x->block);
 }
 
 static inline void vn_auto_importer(struct importer *x)
@@ -632,30 +636,61 @@ static int import_members(struct importer *x, struct vn_err *err)
     return r;
 }
 
-/*
- * Take the padding after the tar's end, so that a writer at the other end of a
- * pipe is not stopped by SIGPIPE.
- */
-static void drain(int fd)
+/* libarchive's read call: the next block. */
+static la_ssize_t read_in(struct archive *tar, void *context, const void **ret)
 {
-    uint8_t bytes[4096];
+    struct importer *x = context;
+    ssize_t n;
 
-    for (size_t done = 0; done < DRAIN_MAX;) {
-        ssize_t n = read(fd, bytes, sizeof(bytes));
-
-        if (n <= 0)
-            return;
-        done += (size_t)n;
+    do
+        n = read(x->opts->fd, x->block, READ_SIZE);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        archive_set_error(tar, errno, "read");
+        return -1;
     }
+    x->block_size = (size_t)n;
+    x->read_bytes += (uint64_t)n;
+    *ret = x->block;
+    return n;
 }
 
-static int open_tar(struct importer *x, int fd, struct vn_err *err)
+static bool is_zero(const uint8_t *data, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (data[i])
+            return false;
+    return true;
+}
+
+/*
+ * What comes after the tar's end: only zeros may. It is read, so that a writer
+ * at the other end of a pipe is not stopped by SIGPIPE.
+ */
+static int check_tail(struct importer *x, struct vn_err *err)
+{
+    uint64_t taken = (uint64_t)archive_filter_bytes(x->tar, 0);
+    uint64_t left = x->read_bytes - taken;
+    const void *data;
+    la_ssize_t n;
+
+    if (left > x->block_size)
+        left = x->block_size;
+    if (!is_zero(x->block + x->block_size - left, (size_t)left))
+        return vn_fail(err, VN_E_FORMAT, "the tar has bytes after its end");
+    while ((n = read_in(x->tar, x, &data)) > 0)
+        if (!is_zero(data, (size_t)n))
+            return vn_fail(err, VN_E_FORMAT, "the tar has bytes after its end");
+    return n < 0 ? archive_fail(x->tar, "read the tar", err) : 0;
+}
+
+static int open_tar(struct importer *x, struct vn_err *err)
 {
     x->tar = archive_read_new();
     if (!x->tar)
         abort();
     if (archive_read_support_format_tar(x->tar) != ARCHIVE_OK ||
-        archive_read_open_fd(x->tar, fd, 65536) != ARCHIVE_OK)
+        archive_read_open(x->tar, x, NULL, read_in, NULL) != ARCHIVE_OK)
         return archive_fail(x->tar, "open the tar", err);
     return 0;
 }
@@ -670,19 +705,18 @@ int archive_import(struct store *store, const struct archive_import_opts *opts,
         .opts = opts,
         .run = vn_alloc(ARCHIVE_BLOCK_SIZE),
         .old = vn_alloc(ARCHIVE_BLOCK_SIZE),
+        .block = vn_alloc(READ_SIZE),
     };
 
     archive_locale_enter(&locale);
-    if (open_tar(&x, opts->fd, err) < 0 ||
-        import_manifest(&x, opts->name, err) < 0)
+    if (open_tar(&x, err) < 0 || import_manifest(&x, opts->name, err) < 0)
         return -1;
     x.writer = store_writer_open(store, err);
     if (!x.writer)
         return -1;
     load_parent(&x);
-    if (import_members(&x, err) < 0)
+    if (import_members(&x, err) < 0 || check_tail(&x, err) < 0)
         return -1;
-    drain(opts->fd);
     if (store_writer_flush(x.writer, err) < 0 ||
         store_commit(store, x.result, err) < 0)
         return -1;

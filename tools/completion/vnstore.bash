@@ -66,11 +66,18 @@ _vnstore()
             return
         fi
         ;;
+    --since)
+        mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
+            "$current")
+        return
+        ;;
     --recompress)
         mapfile -t COMPREPLY < <(compgen -W "zstd zstd:12" -- "$current")
         return
         ;;
-    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | --disk | --ram | --object | \
+    --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
+        --disk | --ram | --object | \
+        --max-size | \
         --threshold | --wait | --keep-*)
         return
         ;;
@@ -101,10 +108,12 @@ _vnstore()
         ;;
     verify) options="--store --json $progress $common" ;;
     export)
-        options="--store --output --format --vm --disk --ram --object $progress
-            $common"
+        options="--store --output --since --format --vm --disk --ram --object
+            $progress $common"
         ;;
-    import) options="--store --name $progress $common" ;;
+    import)
+        options="--store --name --since --max-size --json $progress $common"
+        ;;
     doctor) options="--json $common" ;;
     esac
     if [ -z "$command" ] || [[ $current == -* ]]; then
