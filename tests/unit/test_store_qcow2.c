@@ -108,6 +108,7 @@ static void test_round_trips(void **state)
     fill_random(data + 3 * K64 - 1, 2, 2);
     fill_random(data + 5 * TEST_MIB + 4096, K64, 3);
     data[size - 1] = 1;
+    data[7 * K64] = data[7 * K64 + 2 * PAGE] = 1; /* two runs, one cluster */
     check_round_trip(f, data, size);
     fill_random(data, size, 4);
     check_round_trip(f, data, size);
