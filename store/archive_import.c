@@ -11,6 +11,11 @@
  * Only then is the manifest committed, with this store's own roots: ids are
  * keyed by a secret of each store, so those of the exporter mean nothing here.
  *
+ * An incremental tar leaves out what is as in a snapshot that must be here too;
+ * its manifest has the sums of that one's objects. Where the tar has a hole
+ * the base's bytes take part instead, in content and sum. All of the base is
+ * passed once, so its sum is known when the object ends.
+ *
  * A failed import leaves no snapshot, at most chunks that gc collects.
  *
  * Member names are only ever compared, never used as paths. Links, devices and
@@ -27,20 +32,29 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DRAIN_MAX (1u << 20) /* read past the end, see drain() */
+#define READ_SIZE 65536u /* bytes read at a time */
 
 struct importer {
     struct store *store;
+    const struct archive_import_opts *opts;
     struct store_writer *writer;
+    struct store_hold *hold; /* from before the base was loaded */
+    json_t *base;            /* manifest of an incremental tar's base */
+    const char *since;       /* its name in the tar */
+    json_t *base_sums;       /* and the sums of its objects */
+    json_t *since_object;    /* which holds both */
+    json_t *parent;          /* newest of the series here, or NULL */
     struct archive *tar;
-    char *folder;     /* first part of every member's name */
-    json_t *manifest; /* as in the tar */
-    json_t *objects;  /* of it, borrowed */
-    json_t *result;   /* what will be committed */
-    json_t *sums;     /* member -> hex, of what was read */
-    uint8_t *run;     /* ARCHIVE_BLOCK_SIZE, for struct ingest */
-    store_progress_fn *progress;
-    void *context;
+    uint8_t *block;      /* READ_SIZE: what libarchive was given last */
+    size_t block_size;   /* of that */
+    uint64_t read_bytes; /* of the tar until now */
+    char *folder;        /* first part of every member's name */
+    json_t *manifest;    /* as in the tar */
+    json_t *objects;     /* of it, borrowed */
+    json_t *result;      /* what will be committed */
+    json_t *sums;        /* member -> hex, of what was read */
+    uint8_t *run;        /* ARCHIVE_BLOCK_SIZE, for struct ingest */
+    uint8_t *old;        /* likewise, of the base */
     uint64_t done;
     uint64_t total;
 };
@@ -49,11 +63,17 @@ static void importer_done(struct importer *x)
 {
     store_writer_free(x->writer);
     archive_read_free(x->tar);
+    store_hold_close(x->hold);
+    json_decref(x->base);
+    json_decref(x->since_object);
+    json_decref(x->parent);
     json_decref(x->manifest);
     json_decref(x->result);
     json_decref(x->sums);
     free(x->folder);
     free(x->run);
+    free(x->old);
+    free(x->block);
 }
 
 static inline void vn_auto_importer(struct importer *x)
@@ -163,6 +183,12 @@ static int check_objects(struct importer *x, struct vn_err *err)
             return vn_fail(err, VN_E_LIMIT, "object '%s' is too large", name);
         x->total += root.size; /* 2^16 objects of 2^46 bytes: below 2^63 */
     }
+    if (x->opts->size_max && x->total > x->opts->size_max)
+        return vn_fail(err, VN_E_LIMIT,
+                       "its objects have %llu bytes, at most %llu are to be "
+                       "taken",
+                       (unsigned long long)x->total,
+                       (unsigned long long)x->opts->size_max);
     if (json_object_size(x->objects) > STORE_OBJECTS_MAX)
         return vn_fail(err, VN_E_LIMIT, "more than %u objects",
                        STORE_OBJECTS_MAX);
@@ -183,6 +209,73 @@ static int check_name_free(struct store *store, const char *name,
                    "the store has a snapshot '%s' already; import it under"
                    " another name",
                    name);
+}
+
+/*
+ * An incremental tar has a format of its own. What makes it one is taken out of
+ * the manifest, which is of format 1 then, and kept in x->since.
+ */
+static int take_since(struct importer *x, struct vn_err *err)
+{
+    json_int_t format =
+        json_integer_value(json_object_get(x->manifest, "format"));
+    json_t *since = json_object_get(x->manifest, ARCHIVE_SINCE);
+
+    if (format != ARCHIVE_FORMAT_SINCE)
+        return since ? vn_fail(err, VN_E_FORMAT, "'%s' in format %lld",
+                               ARCHIVE_SINCE, (long long)format)
+                     : 0;
+    if (jsonx_string(since, "name", &x->since, err) < 0 ||
+        jsonx_object(since, "sums", &x->base_sums, err) < 0)
+        return vn_wrap(err, "'%s'", ARCHIVE_SINCE);
+    x->since_object = json_incref(since);
+    json_object_del(x->manifest, ARCHIVE_SINCE);
+    json_object_set_new(x->manifest, "format", json_integer(1));
+    return 0;
+}
+
+/* The base is here, with the objects that the tar wants. Their content is held
+ * against the sums while it is used. */
+static int load_base(struct importer *x, struct vn_err *err)
+{
+    const char *text = x->opts->since ? x->opts->since : x->since;
+    const char *name;
+    json_t *sum;
+
+    x->hold = store_hold_open(x->store, err);
+    x->base = x->hold ? store_load(x->store, text, err) : NULL;
+    if (!x->base)
+        return vn_wrap(err, "the snapshot that this tar is based on");
+    json_object_foreach (x->base_sums, name, sum) {
+        struct map_root root, old;
+
+        if (!json_is_string(sum) ||
+            json_string_length(sum) != ARCHIVE_HEX_SIZE - 1 ||
+            manifest_object(x->manifest, name, &root, err) < 0)
+            return vn_fail(err, VN_E_FORMAT, "%s: '%s': object '%s'",
+                           ARCHIVE_MANIFEST, ARCHIVE_SINCE, name);
+        if (manifest_object(x->base, name, &old, err) < 0)
+            return vn_wrap(err, "the snapshot that this tar is based on");
+        if (old.size != root.size)
+            return vn_fail(err, VN_E_CORRUPT,
+                           "object '%s' of snapshot '%s' is not the one that "
+                           "this tar is based on: it has another size",
+                           name, text);
+    }
+    return 0;
+}
+
+/* The newest of the series, if any: pages are found in its place first. */
+static void load_parent(struct importer *x)
+{
+    struct vn_err none = VN_ERR_INIT;
+    const char *name = jsonx_string_or(x->result, "name", "");
+    vn_auto(free) char *series = strndup(name, strcspn(name, "@"));
+
+    if (x->base)
+        x->parent = json_incref(x->base);
+    else if (series)
+        x->parent = store_load_latest(x->store, series, &none);
 }
 
 static int import_manifest(struct importer *x, const char *name,
@@ -212,10 +305,12 @@ static int import_manifest(struct importer *x, const char *name,
         jsonx_parse((const char *)text.data, text.size, ARCHIVE_MANIFEST, err);
     if (!x->manifest)
         return -1;
-    if (manifest_check(x->manifest, err) < 0 ||
+    if (take_since(x, err) < 0 || manifest_check(x->manifest, err) < 0 ||
         jsonx_object(x->manifest, "objects", &x->objects, err) < 0 ||
         check_objects(x, err) < 0)
         return vn_wrap(err, "%s", ARCHIVE_MANIFEST);
+    if (x->base_sums && load_base(x, err) < 0)
+        return -1;
     x->result = json_deep_copy(x->manifest);
     if (!x->result)
         abort();
@@ -234,7 +329,9 @@ struct ingest {
     struct importer *x;
     struct image_writer *image;
     EVP_MD_CTX *sum;
-    uint64_t size;  /* of the object */
+    struct image_reader *base; /* holes are as in this; NULL: zeros */
+    EVP_MD_CTX *base_sum;      /* of what was used or passed of it */
+    uint64_t size;             /* of the object */
     uint64_t start; /* of x->run in the object; a multiple of the page */
     size_t fill;    /* bytes in x->run */
 };
@@ -299,8 +396,46 @@ static int ingest_hole(struct ingest *in, uint64_t size, struct vn_err *err)
 
 static void report(const struct importer *x, uint64_t done)
 {
-    if (x->progress)
-        x->progress(x->context, x->done + done, x->total);
+    if (x->opts->progress)
+        x->opts->progress(x->opts->context, x->done + done, x->total);
+}
+
+/* The base's bytes under what the tar has: only for the base's sum. */
+static int pass_base(struct ingest *in, uint64_t size, struct vn_err *err)
+{
+    uint64_t offset = ingest_position(in);
+
+    while (in->base && size) {
+        size_t n =
+            size < ARCHIVE_BLOCK_SIZE ? (size_t)size : ARCHIVE_BLOCK_SIZE;
+
+        if (image_reader_read(in->base, offset, in->x->old, n, err) < 0)
+            return -1;
+        archive_sum_add(in->base_sum, in->x->old, n);
+        offset += n;
+        size -= n;
+    }
+    return 0;
+}
+
+/* Up to `offset` it is as in the base. */
+static int ingest_base_until(struct ingest *in, uint64_t offset,
+                             struct vn_err *err)
+{
+    while (ingest_position(in) < offset) {
+        uint64_t at = ingest_position(in);
+        uint64_t left = offset - at;
+        size_t n =
+            left < ARCHIVE_BLOCK_SIZE ? (size_t)left : ARCHIVE_BLOCK_SIZE;
+
+        if (image_reader_read(in->base, at, in->x->old, n, err) < 0)
+            return -1;
+        archive_sum_add(in->base_sum, in->x->old, n);
+        if (ingest_data(in, in->x->old, n, err) < 0)
+            return -1;
+        report(in->x, ingest_position(in));
+    }
+    return 0;
 }
 
 /* A hole of any size, with progress: its zeros must be hashed. */
@@ -316,6 +451,13 @@ static int ingest_zeros_until(struct ingest *in, uint64_t offset,
         report(in->x, ingest_position(in));
     }
     return 0;
+}
+
+static int ingest_hole_until(struct ingest *in, uint64_t offset,
+                             struct vn_err *err)
+{
+    return in->base ? ingest_base_until(in, offset, err)
+                    : ingest_zeros_until(in, offset, err);
 }
 
 static int ingest_member(struct ingest *in, struct vn_err *err)
@@ -339,22 +481,21 @@ static int ingest_member(struct ingest *in, struct vn_err *err)
             return vn_fail(err, VN_E_FORMAT,
                            "data out of order or past its"
                            " end");
-        if (ingest_zeros_until(in, (uint64_t)offset, err) < 0 ||
+        if (ingest_hole_until(in, (uint64_t)offset, err) < 0 ||
+            pass_base(in, size, err) < 0 ||
             ingest_data(in, data, size, err) < 0)
             return -1;
         report(in->x, ingest_position(in));
     }
-    if (ingest_zeros_until(in, in->size, err) < 0)
+    if (ingest_hole_until(in, in->size, err) < 0)
         return -1;
     return ingest_flush(in, err);
 }
 
-static int import_object(struct importer *x, const char *name, uint64_t size,
-                         struct vn_err *err)
+/* The member's header agrees with the manifest. */
+static int check_member(struct importer *x, const char *name, uint64_t size,
+                        struct vn_err *err)
 {
-    vn_auto(image_writer) struct image_writer *image = NULL;
-    vn_auto(sum) EVP_MD_CTX *sum = archive_sum_new();
-    struct ingest in = {.x = x, .sum = sum, .size = size};
     struct map_root root;
 
     if (archive_member_check(name, err) < 0)
@@ -372,8 +513,49 @@ static int import_object(struct importer *x, const char *name, uint64_t size,
                        " manifest says %llu",
                        name, (unsigned long long)size,
                        (unsigned long long)root.size);
-    image = in.image = image_writer_open(x->writer, size, NULL, err);
+    return 0;
+}
+
+/* The base's object turned out to be what the tar is based on. */
+static int check_base(const struct importer *x, const char *name,
+                      EVP_MD_CTX *sum, struct vn_err *err)
+{
+    char hex[ARCHIVE_HEX_SIZE];
+
+    archive_sum_end(sum, hex);
+    if (strcmp(jsonx_string_or(x->base_sums, name, ""), hex) == 0)
+        return 0;
+    return vn_fail(err, VN_E_CORRUPT,
+                   "object '%s' of snapshot '%s' is not the one that this tar "
+                   "is based on",
+                   name, jsonx_string_or(x->base, "name", ""));
+}
+
+static int import_object(struct importer *x, const char *name, uint64_t size,
+                         struct vn_err *err)
+{
+    vn_auto(image_writer) struct image_writer *image = NULL;
+    vn_auto(image_reader) struct image_reader *base = NULL;
+    vn_auto(sum) EVP_MD_CTX *sum = archive_sum_new();
+    vn_auto(sum) EVP_MD_CTX *base_sum = archive_sum_new();
+    struct ingest in = {.x = x, .sum = sum, .base_sum = base_sum, .size = size};
+    struct vn_err none = VN_ERR_INIT;
+    struct map_root root, old;
+    bool has_old;
+
+    if (check_member(x, name, size, err) < 0)
+        return -1;
+    has_old = x->parent && manifest_object(x->parent, name, &old, &none) == 0 &&
+              old.size == size;
+    if (x->base_sums && json_object_get(x->base_sums, name)) {
+        base = in.base = image_reader_open(x->store, &old, err);
+        if (!base)
+            return vn_wrap(err, "object '%s' of the base", name);
+    }
+    image = in.image =
+        image_writer_open(x->writer, size, has_old ? &old : NULL, err);
     if (!image || ingest_member(&in, err) < 0 ||
+        (base && check_base(x, name, base_sum, err) < 0) ||
         image_writer_finish(image, &root, err) < 0)
         return vn_wrap(err, "member '%s'", name);
     manifest_add(x->result, name, &root);
@@ -454,57 +636,91 @@ static int import_members(struct importer *x, struct vn_err *err)
     return r;
 }
 
-/*
- * Take the padding after the tar's end, so that a writer at the other end of a
- * pipe is not stopped by SIGPIPE.
- */
-static void drain(int fd)
+/* libarchive's read call: the next block. */
+static la_ssize_t read_in(struct archive *tar, void *context, const void **ret)
 {
-    uint8_t bytes[4096];
+    struct importer *x = context;
+    ssize_t n;
 
-    for (size_t done = 0; done < DRAIN_MAX;) {
-        ssize_t n = read(fd, bytes, sizeof(bytes));
-
-        if (n <= 0)
-            return;
-        done += (size_t)n;
+    do
+        n = read(x->opts->fd, x->block, READ_SIZE);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        archive_set_error(tar, errno, "read");
+        return -1;
     }
+    x->block_size = (size_t)n;
+    x->read_bytes += (uint64_t)n;
+    *ret = x->block;
+    return n;
 }
 
-static int open_tar(struct importer *x, int fd, struct vn_err *err)
+static bool is_zero(const uint8_t *data, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (data[i])
+            return false;
+    return true;
+}
+
+/*
+ * What comes after the tar's end: only zeros may. It is read, so that a writer
+ * at the other end of a pipe is not stopped by SIGPIPE.
+ */
+static int check_tail(struct importer *x, struct vn_err *err)
+{
+    uint64_t taken = (uint64_t)archive_filter_bytes(x->tar, 0);
+    uint64_t left = x->read_bytes - taken;
+    const void *data;
+    la_ssize_t n;
+
+    if (left > x->block_size)
+        left = x->block_size;
+    if (!is_zero(x->block + x->block_size - left, (size_t)left))
+        return vn_fail(err, VN_E_FORMAT, "the tar has bytes after its end");
+    while ((n = read_in(x->tar, x, &data)) > 0)
+        if (!is_zero(data, (size_t)n))
+            return vn_fail(err, VN_E_FORMAT, "the tar has bytes after its end");
+    return n < 0 ? archive_fail(x->tar, "read the tar", err) : 0;
+}
+
+static int open_tar(struct importer *x, struct vn_err *err)
 {
     x->tar = archive_read_new();
     if (!x->tar)
         abort();
     if (archive_read_support_format_tar(x->tar) != ARCHIVE_OK ||
-        archive_read_open_fd(x->tar, fd, 65536) != ARCHIVE_OK)
+        archive_read_open(x->tar, x, NULL, read_in, NULL) != ARCHIVE_OK)
         return archive_fail(x->tar, "open the tar", err);
     return 0;
 }
 
-int archive_import(struct store *store, int fd, const char *name,
-                   store_progress_fn *progress, void *context, char **ret_name,
-                   struct vn_err *err)
+int archive_import(struct store *store, const struct archive_import_opts *opts,
+                   struct archive_imported *ret, struct vn_err *err)
 {
     vn_auto(locale) struct archive_locale locale = {0};
     vn_auto(importer) struct importer x = {
         .store = store,
         .sums = json_object(),
+        .opts = opts,
         .run = vn_alloc(ARCHIVE_BLOCK_SIZE),
-        .progress = progress,
-        .context = context,
+        .old = vn_alloc(ARCHIVE_BLOCK_SIZE),
+        .block = vn_alloc(READ_SIZE),
     };
 
     archive_locale_enter(&locale);
-    if (open_tar(&x, fd, err) < 0 || import_manifest(&x, name, err) < 0)
+    if (open_tar(&x, err) < 0 || import_manifest(&x, opts->name, err) < 0)
         return -1;
     x.writer = store_writer_open(store, err);
-    if (!x.writer || import_members(&x, err) < 0)
+    if (!x.writer)
         return -1;
-    drain(fd);
+    load_parent(&x);
+    if (import_members(&x, err) < 0 || check_tail(&x, err) < 0)
+        return -1;
     if (store_writer_flush(x.writer, err) < 0 ||
         store_commit(store, x.result, err) < 0)
         return -1;
-    *ret_name = vn_strdup(jsonx_string_or(x.result, "name", ""));
+    store_writer_counts(x.writer, &ret->counts);
+    ret->name = vn_strdup(jsonx_string_or(x.result, "name", ""));
     return 0;
 }

@@ -397,26 +397,35 @@ struct store_gc_opts {
      * another gc or a verify to end. What cannot be removed then is left to
      * the next gc. */
     uint64_t wait_ms;
+    /* 1 to 19: also rewrite packs on whose pages and nodes zstd was not tried
+     * yet, with that level; 0: leave them as they are. */
+    unsigned recompress_level;
+    /* Remove what was emptied after so many bytes were rewritten, so that no
+     * more space is needed meanwhile. 0: 1 GiB, or a sixteenth if more. */
+    uint64_t batch_bytes;
     store_progress_fn *progress; /* may be NULL */
     void *context;
 };
 
 #define STORE_GC_THRESHOLD 50u /* percent, what the command takes */
+#define STORE_GC_LEVEL     3u  /* of recompression, likewise */
+#define STORE_GC_LEVEL_MAX 19u
 
 struct store_gc_counts {
-    uint64_t snapshots;       /* that were looked at */
-    uint64_t chunks;          /* in the index before */
-    uint64_t chunks_live;     /* of these, needed by snapshots */
-    uint64_t chunks_removed;  /* from the index */
-    uint64_t packs_removed;   /* all of the following that were packs */
-    uint64_t packs_rewritten; /* their live chunks moved to new packs */
-    uint64_t packs_new;       /* written for that */
-    uint64_t orphans_removed; /* packs and leftovers of writers that died */
-    uint64_t packs_waiting;   /* to be removed by a later gc: still in use */
-    uint64_t packs_damaged;   /* that should be rewritten and cannot be read */
-    uint64_t bytes_removed;   /* of packs and orphans */
-    uint64_t bytes_written;   /* of new packs */
-    uint64_t holder;          /* a process id that is waited for, or 0 */
+    uint64_t snapshots;           /* that were looked at */
+    uint64_t chunks;              /* in the index before */
+    uint64_t chunks_live;         /* of these, needed by snapshots */
+    uint64_t chunks_removed;      /* from the index */
+    uint64_t packs_removed;       /* all of the following that were packs */
+    uint64_t packs_rewritten;     /* their live chunks moved to new packs */
+    uint64_t packs_new;           /* written for that */
+    uint64_t chunks_recompressed; /* that are smaller now, by zstd */
+    uint64_t orphans_removed;     /* packs and leftovers of writers that died */
+    uint64_t packs_waiting; /* to be removed by a later gc: still in use */
+    uint64_t packs_damaged; /* that should be rewritten and cannot be read */
+    uint64_t bytes_removed; /* of packs and orphans */
+    uint64_t bytes_written; /* of new packs */
+    uint64_t holder;        /* a process id that is waited for, or 0 */
 };
 
 /*

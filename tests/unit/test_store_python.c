@@ -56,6 +56,36 @@ static int setup(void **state)
     return 0;
 }
 
+/* The same after gc has compressed it by zstd, at the lowest and the highest
+ * level: other kinds of blocks and tables. */
+static void test_reads_zstd(void **state)
+{
+    struct store_fixture *f = *state;
+    struct store_gc_opts opts = {.threshold_percent = STORE_GC_THRESHOLD};
+    vn_auto(free) char *path = vn_format("'%s'", f->path);
+    const size_t size = 25 * PAGE;
+    vn_auto(free) uint8_t *data = vn_alloc(size);
+    struct store_gc_counts counts;
+    struct vn_err err = VN_ERR_INIT;
+
+    if (!find_script())
+        skip();
+    for (unsigned level = 1; level <= STORE_GC_LEVEL_MAX; level += 18) {
+        vn_auto(free) char *name = vn_format("text@%u", level);
+        struct map_root root;
+
+        fill_random(data, size, level);
+        for (size_t i = 0; i < size; i++)
+            data[i] = (uint8_t) "etaoinshrdlucmf "[data[i] & data[i] >> 4 & 15];
+        root = store_image(f->store, data, size, NULL, NULL);
+        commit_image(f->store, name, &root);
+        opts.recompress_level = level;
+        assert_ok(store_gc(f->store, &opts, &counts, &err), &err);
+        assert_true(counts.chunks_recompressed >= 25);
+        assert_int_equal(run(f, path), 0);
+    }
+}
+
 static void test_reads_a_whole_store(void **state)
 {
     struct store_fixture *f = *state;
@@ -154,6 +184,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH_STORE(test_reads_a_whole_store),
+        WITH_STORE(test_reads_zstd),
         WITH_STORE(test_tombstones),
         WITH_STORE(test_finds_damage),
     };

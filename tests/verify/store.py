@@ -3,7 +3,7 @@
 
 A second implementation of docs/formats/store.md, from that document, with
 Python's standard library only: XXH3-128, BLAKE3 and LZ4 blocks are written
-out below. The index (LMDB) is not read: packs describe themselves.
+out below, zstd frames in zstd.py. The index (LMDB) is not read: packs describe themselves.
 
     store.py STORE                     check packs, manifests and maps
     store.py --quick STORE             the same without hashing contents
@@ -17,6 +17,8 @@ import json
 import os
 import struct
 import sys
+
+import zstd
 
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
@@ -305,8 +307,8 @@ def parse_pack(data, store_id, number):
     if footer[:8] != b"VNSTPEND" or xxh3_128(footer[:64]) != footer[64:]:
         raise Damage("its footer is damaged")
     version, count, offset, pack_id = struct.unpack_from("<IIQQ", footer, 8)
-    if version != 1:
-        raise Damage("format %d, this program knows 1" % version)
+    if version not in (1, 2):
+        raise Damage("format %d, this program knows 1 and 2" % version)
     if pack_id != number or offset != len(data) - FOOTER - count * ENTRY \
             or offset < HEADER:
         raise Damage("its footer does not fit it")
@@ -316,7 +318,7 @@ def parse_pack(data, store_id, number):
         raise Damage("its chunks are damaged")
     header = data[:HEADER]
     if header[:8] != b"VNSTPACK" or xxh3_128(header[:48]) != header[48:] or \
-            struct.unpack_from("<IIQ", header, 8)[:2] != (1, 0) or \
+            struct.unpack_from("<IIQ", header, 8)[:2] != (version, 0) or \
             header[16:32] != store_id or \
             struct.unpack_from("<QQ", header, 32) != (pack_id, 0):
         raise Damage("its header is damaged")
@@ -326,7 +328,7 @@ def parse_pack(data, store_id, number):
         at = offset + i * ENTRY
         kind, codec, zero, start, stored, raw = struct.unpack_from(
             "<BBHIII", data, at + 32)
-        if kind not in KINDS or codec > 1 or zero or start != due or \
+        if kind not in KINDS or codec > version or zero or start != due or \
                 not 0 < stored <= raw <= RAW_MAX[kind]:
             raise Damage("entry %d of its directory is wrong" % i)
         entries.append((data[at:at + 32], kind, codec, start, stored, raw))
@@ -413,7 +415,14 @@ class Store:
 
     def decode(self, kind, place, stored):
         codec, raw, full = place[3:]
-        content = stored if codec == 0 else lz4_decode(stored, RAW_MAX[kind])
+        if codec == 2:
+            try:
+                content = zstd.decode(stored, RAW_MAX[kind])
+            except ValueError as why:
+                raise Damage("zstd: %s" % why) from None
+        else:
+            content = stored if codec == 0 else lz4_decode(stored,
+                                                           RAW_MAX[kind])
         if len(content) != raw:
             raise Damage("%d bytes instead of %d" % (len(content), raw))
         if not self.quick and keyed_hash(self.keys[kind], content) != full:

@@ -58,11 +58,26 @@ _vnstore()
         ;;
     -f | --format)
         if [ "$command" = export ]; then
-            mapfile -t COMPREPLY < <(compgen -W "tar xl" -- "$current")
+            mapfile -t COMPREPLY < <(compgen -W "tar xl raw qcow2" -- \
+                "$current")
+            return
+        elif [ "$command" = put ]; then
+            mapfile -t COMPREPLY < <(compgen -W "auto raw qcow2" -- "$current")
             return
         fi
         ;;
+    --since)
+        mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
+            "$current")
+        return
+        ;;
+    --recompress)
+        mapfile -t COMPREPLY < <(compgen -W "zstd zstd:12" -- "$current")
+        return
+        ;;
     --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
+        --disk | --ram | --object | \
+        --max-size | \
         --threshold | --wait | --keep-*)
         return
         ;;
@@ -79,7 +94,7 @@ _vnstore()
         options="--store --to-hosts --map --hosts --tls-dir --json $progress
             $common"
         ;;
-    put) options="--store --opaque --json $progress $common" ;;
+    put) options="--store --opaque --format --json $progress $common" ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
     delete) options="--store $common" ;;
@@ -88,15 +103,20 @@ _vnstore()
             --keep-monthly --dry-run --json $common"
         ;;
     gc)
-        options="--store --dry-run --threshold --wait --json $progress
-            $common"
+        options="--store --dry-run --threshold --recompress --wait --json
+            $progress $common"
         ;;
     verify) options="--store --fast --resume --json $progress $common" ;;
     repair)
         options="--store --dry-run --rebuild-index --json $progress $common"
         ;;
-    export) options="--store --output --format --vm $progress $common" ;;
-    import) options="--store --name $progress $common" ;;
+    export)
+        options="--store --output --since --format --vm --disk --ram --object
+            $progress $common"
+        ;;
+    import)
+        options="--store --name --since --max-size --json $progress $common"
+        ;;
     doctor) options="--json $common" ;;
     esac
     if [ -z "$command" ] || [[ $current == -* ]]; then
