@@ -200,6 +200,35 @@ static void test_deleted_and_back(void **state)
     }
 }
 
+/* What a repair moves to later packs does not turn deletions round. */
+static void test_moved_and_rebuilt(void **state)
+{
+    struct world *w = *state;
+    struct vn_err err = VN_ERR_INIT;
+    json_t *manifest = store_load(w->f->store, "big@1", &err);
+    struct spot dead = find_spot(w, CHUNK_MANIFEST, 3); /* small@2 */
+    struct spot tombstone;
+    struct store_repair_counts counts;
+
+    assert_made(manifest, &err);
+    delete_snapshot(w->f->store, "big@1");
+    assert_ok(store_commit(w->f->store, manifest, &err), &err);
+    json_decref(manifest);
+    tombstone = find_spot(w, CHUNK_TOMBSTONE, 1); /* of the first big@1 */
+    close_world(w);
+    flip_pack(w, dead.pack_id, 20);
+    flip_pack(w, tombstone.pack_id, 20);
+    counts = repair_world(w, false);
+    assert_int_equal(counts.packs_damaged, 2);
+    assert_int_equal(counts.packs_new, 0); /* nobody needs them */
+    harm_index(w, REMOVE);
+    counts = repair_world(w, false);
+    assert_int_equal(counts.snapshots, 3);
+    open_world(w);
+    assert_int_equal(verify_world(w, false), 0);
+    assert_world_whole(w);
+}
+
 /* ---- interrupted commits ---------------------------------------------- */
 
 /* A child that is killed when it is about to publish. */
@@ -540,6 +569,7 @@ int main(void)
         WITH_WORLD(test_harms),
         WITH_WORLD(test_same_marks),
         WITH_WORLD(test_deleted_and_back),
+        WITH_WORLD(test_moved_and_rebuilt),
         WITH_WORLD(test_interrupted_and_collected),
         WITH_WORLD(test_committed_and_missing),
         WITH_WORLD(test_one_name),
