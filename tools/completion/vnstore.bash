@@ -56,6 +56,10 @@ _vnstore()
         mapfile -t COMPREPLY < <(compgen -W "cow precopy stop" -- "$current")
         return
         ;;
+    --id)
+        mapfile -t COMPREPLY < <(compgen -W "blake3 sha256" -- "$current")
+        return
+        ;;
     -f | --format)
         if [ "$command" = export ]; then
             mapfile -t COMPREPLY < <(compgen -W "tar xl" -- "$current")
@@ -69,7 +73,7 @@ _vnstore()
     esac
     case $command in
     "") options="--store $common $commands" ;;
-    init) options="$common" ;;
+    init) options="--id $common" ;;
     up | down) options="--tls-dir $common" ;;
     snapshot)
         options="--store --name --mode --timeout --tls-dir --json $progress
