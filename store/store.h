@@ -212,6 +212,27 @@ json_t *store_list(struct store *store, struct vn_err *err) VN_MUST_USE;
 int store_delete(struct store *store, const char *snapshot,
                  struct vn_err *err) VN_MUST_USE;
 
+/* ---- comparing -------------------------------------------------------- */
+
+/* A run of bytes that differ: the offset is a multiple of 4096, and so is the
+ * end unless it is that of the larger image. -1, with err raised, ends the
+ * comparison with that error. */
+typedef int store_diff_fn(void *context, uint64_t offset, uint64_t size,
+                          struct vn_err *err);
+
+/*
+ * Where do two images of this store differ, to a page of 4096 bytes? The
+ * shorter one counts as continued with zeros. Runs come by rising offset, none
+ * touches another. No page is read, and of the maps only what differs: the cost
+ * is that of the difference, whatever the size of the images. A root of zeros
+ * with any size stands for no image. Blocks on the disk. VN_E_CORRUPT where a
+ * map is damaged, after the runs before it. Who may meet a gc that removes one
+ * of the images holds the store since before he loaded their manifests.
+ */
+int store_diff_object(struct store *store, const struct map_root *a,
+                      const struct map_root *b, store_diff_fn *fn,
+                      void *context, struct vn_err *err) VN_MUST_USE;
+
 /* ---- retention -------------------------------------------------------- */
 
 /* How many snapshots of a series to keep by each rule; 0: the rule keeps

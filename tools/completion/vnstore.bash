@@ -26,7 +26,7 @@ _vnstore()
 {
     local current=${COMP_WORDS[COMP_CWORD]}
     local previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local commands="init up down snapshot restore put get list show delete
+    local commands="init up down snapshot restore put get list show diff delete
         prune gc export import verify stats doctor"
     local common="--help --usage --version"
     local progress="--quiet --progress-fd"
@@ -86,6 +86,7 @@ _vnstore()
     put) options="--store --opaque --json $progress $common" ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
+    diff) options="--store --ranges --json $common" ;;
     delete) options="--store $common" ;;
     prune)
         options="--store --keep-last --keep-hourly --keep-daily --keep-weekly
@@ -105,7 +106,7 @@ _vnstore()
         return
     fi
     case $command in
-    get | show | delete | verify | export | restore)
+    get | show | diff | delete | verify | export | restore)
         mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
             "$current")
         ;;
