@@ -35,7 +35,7 @@
 #define STORE_OBJECT_MAX  (1ull << 46) /* bytes in one image */
 #define STORE_OBJECTS_MAX 65536u       /* images in one snapshot */
 
-/* A chunk's identity: keyed BLAKE3 of its content, first 16 bytes. */
+/* A chunk's identity: the keyed hash of its content, first 16 bytes. */
 struct chunk_id {
     uint8_t bytes[STORE_ID_SIZE];
 };
@@ -51,11 +51,24 @@ struct store_writer;
 struct image_writer;
 struct image_reader;
 
+/* What ids are; chosen when a store is made, for good. */
+enum store_identity {
+    STORE_BLAKE3, /* keyed BLAKE3: what is fastest */
+    STORE_SHA256, /* HMAC-SHA-256, where only that is allowed */
+};
+
+/* "blake3", "sha256": as in config.json and on the command line. */
+const char *store_identity_name(enum store_identity identity);
+/* False: there is no identity of that name. */
+bool store_identity_parse(const char *name, enum store_identity *ret);
+
 /*
  * Create an empty store in a directory that does not exist or is empty. New
  * secrets are drawn for its hashes. VN_E_EXISTS if a store is there already.
  */
-int store_init(const char *path, struct vn_err *err) VN_MUST_USE;
+int store_init(const char *path, struct vn_err *err) VN_MUST_USE; /* BLAKE3 */
+int store_init_as(const char *path, enum store_identity identity,
+                  struct vn_err *err) VN_MUST_USE;
 
 /* Open an existing store. The handle may be shared by threads. NULL on error:
  * VN_E_NOT_FOUND (no store there), VN_E_VERSION (a newer format). */
@@ -224,6 +237,27 @@ json_t *store_list(struct store *store, struct vn_err *err) VN_MUST_USE;
  */
 int store_delete(struct store *store, const char *snapshot,
                  struct vn_err *err) VN_MUST_USE;
+
+/* ---- comparing -------------------------------------------------------- */
+
+/* A run of bytes that differ: the offset is a multiple of 4096, and so is the
+ * end unless it is that of the larger image. -1, with err raised, ends the
+ * comparison with that error. */
+typedef int store_diff_fn(void *context, uint64_t offset, uint64_t size,
+                          struct vn_err *err);
+
+/*
+ * Where do two images of this store differ, to a page of 4096 bytes? The
+ * shorter one counts as continued with zeros. Runs come by rising offset, none
+ * touches another. No page is read, and of the maps only what differs: the cost
+ * is that of the difference, whatever the size of the images. A root of zeros
+ * with any size stands for no image. Blocks on the disk. VN_E_CORRUPT where a
+ * map is damaged, after the runs before it. Who may meet a gc that removes one
+ * of the images holds the store since before he loaded their manifests.
+ */
+int store_diff_object(struct store *store, const struct map_root *a,
+                      const struct map_root *b, store_diff_fn *fn,
+                      void *context, struct vn_err *err) VN_MUST_USE;
 
 /* ---- retention -------------------------------------------------------- */
 

@@ -23,7 +23,7 @@ static int setup(void **state)
     struct vn_err err = VN_ERR_INIT;
 
     fill_random(secrets, sizeof(secrets), 1);
-    ident_init(&b->ident, secrets, secrets);
+    ident_init(&b->ident, STORE_BLAKE3, secrets, secrets);
     b->builder = pack_builder_new(store_id);
     for (unsigned i = 0; i < CHUNKS; i++) {
         struct pack_entry entry;

@@ -110,6 +110,30 @@ static void test_reads_a_whole_store(void **state)
     assert_memory_equal(got, data, size);
 }
 
+/* A store whose ids are HMAC-SHA-256. */
+static void test_sha256(void **state)
+{
+    struct store_fixture *f = *state;
+    vn_auto(free) char *other = vn_format("%s/sha256", f->dir);
+    vn_auto(free) char *path = vn_format("'%s'", other);
+    struct vn_err err = VN_ERR_INIT;
+    uint8_t data[5 * PAGE];
+    struct map_root root;
+
+    if (!find_script())
+        skip();
+    store_close(f->store);
+    assert_ok(store_init_as(other, STORE_SHA256, &err), &err);
+    f->store = store_open(other, &err);
+    assert_made(f->store, &err);
+    fill_half(data, sizeof(data), 3);
+    root = store_image(f->store, data, sizeof(data), NULL, NULL);
+    commit_image(f->store, "lab@1", &root);
+    assert_true(image_equals(f->store, &root, data, sizeof(data)));
+    assert_int_equal(count_findings(f->store), 0);
+    assert_int_equal(run(f, path), 0);
+}
+
 /* The script's last line names so many manifests. */
 static void assert_manifests(struct store_fixture *f, unsigned count)
 {
@@ -185,6 +209,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_STORE(test_reads_a_whole_store),
         WITH_STORE(test_reads_zstd),
+        WITH_STORE(test_sha256),
         WITH_STORE(test_tombstones),
         WITH_STORE(test_finds_damage),
     };

@@ -3,7 +3,8 @@
 
 A second implementation of docs/formats/store.md, from that document, with
 Python's standard library only: XXH3-128, BLAKE3 and LZ4 blocks are written
-out below, zstd frames in zstd.py. The index (LMDB) is not read: packs describe themselves.
+out below, zstd frames in zstd.py (HMAC-SHA-256 is in that library). The index (LMDB) is not
+read: packs describe themselves.
 
     store.py STORE                     check packs, manifests and maps
     store.py --quick STORE             the same without hashing contents
@@ -13,6 +14,8 @@ Snapshots for which there is a tombstone are left out.
 Exit status: 0 all well, 1 findings (printed), 2 it could not go on.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import struct
@@ -241,6 +244,16 @@ def keyed_hash(key, data):
     return blake3(struct.unpack("<8I", key), data, KEYED)
 
 
+def hmac_sha256(key, data):
+    return hmac.digest(key, data, hashlib.sha256)
+
+
+# Derive the key of a kind from (context, master key); hash (key, content).
+IDENTITIES = {"blake3": (derive_key, keyed_hash),
+              "sha256": (lambda context, key: hmac_sha256(key, context),
+                         hmac_sha256)}
+
+
 # ---- LZ4 block (lz4_Block_format.md) --------------------------------------
 
 class Damage(Exception):
@@ -352,12 +365,16 @@ class Store:
         self.packs = 0
         with open(os.path.join(path, "config.json"), encoding="ascii") as f:
             config = json.load(f)
-        if config["format"] != 1 or config["identity"] != "blake3":
+        if config["format"] != 1:
             raise Damage("format %r, this program knows 1" % config["format"])
+        if config["identity"] not in IDENTITIES:
+            raise Damage("identity %r, this program knows %s" %
+                         (config["identity"], ", ".join(IDENTITIES)))
         self.store_id = bytes.fromhex(config["store_id"])
         key = bytes.fromhex(config["key"])
-        self.keys = {kind: derive_key(b"vnstore v1 chunk kind " +
-                                      name.encode(), key)
+        derive, self.keyed_hash = IDENTITIES[config["identity"]]
+        self.keys = {kind: derive(b"vnstore v1 chunk kind " + name.encode(),
+                                  key)
                      for kind, name in KINDS.items()}
 
     def found(self, sentence):
@@ -425,7 +442,8 @@ class Store:
                                                            RAW_MAX[kind])
         if len(content) != raw:
             raise Damage("%d bytes instead of %d" % (len(content), raw))
-        if not self.quick and keyed_hash(self.keys[kind], content) != full:
+        if not self.quick and \
+                self.keyed_hash(self.keys[kind], content) != full:
             raise Damage("content and id differ")
         return content
 

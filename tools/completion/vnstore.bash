@@ -26,7 +26,7 @@ _vnstore()
 {
     local current=${COMP_WORDS[COMP_CWORD]}
     local previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local commands="init up down snapshot restore put get list show delete
+    local commands="init up down snapshot restore put get list show diff delete
         prune gc export import verify repair stats doctor"
     local common="--help --usage --version"
     local progress="--quiet --progress-fd"
@@ -54,6 +54,10 @@ _vnstore()
         ;;
     -m | --mode)
         mapfile -t COMPREPLY < <(compgen -W "cow precopy stop" -- "$current")
+        return
+        ;;
+    --id)
+        mapfile -t COMPREPLY < <(compgen -W "blake3 sha256" -- "$current")
         return
         ;;
     -f | --format)
@@ -84,7 +88,7 @@ _vnstore()
     esac
     case $command in
     "") options="--store $common $commands" ;;
-    init) options="$common" ;;
+    init) options="--id $common" ;;
     up | down) options="--tls-dir $common" ;;
     snapshot)
         options="--store --name --mode --timeout --tls-dir --json $progress
@@ -97,6 +101,7 @@ _vnstore()
     put) options="--store --opaque --format --json $progress $common" ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
+    diff) options="--store --ranges --json $common" ;;
     delete) options="--store $common" ;;
     prune)
         options="--store --keep-last --keep-hourly --keep-daily --keep-weekly
@@ -124,7 +129,7 @@ _vnstore()
         return
     fi
     case $command in
-    get | show | delete | verify | export | restore)
+    get | show | diff | delete | verify | export | restore)
         mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
             "$current")
         ;;
