@@ -7,6 +7,7 @@
 #include "unit/store_repair_fixture.h"
 
 #include "common/io.h"
+#include "store/index_internal.h"
 
 #include <signal.h>
 
@@ -491,9 +492,9 @@ static const char *const points[] = {
 };
 
 /* True: it was killed there. */
-static bool repair_in_child(struct world *w, const char *spec)
+static bool repair_in_child(struct world *w, const char *spec, bool rebuild)
 {
-    struct store_repair_opts opts = {.rebuild_index = true};
+    struct store_repair_opts opts = {.rebuild_index = rebuild};
     struct store_repair_counts counts;
     struct vn_err err = VN_ERR_INIT;
     int status;
@@ -530,7 +531,7 @@ static void test_killed_everywhere(void **state)
             s = find_spot(w, CHUNK_PAGE, 100);
             close_world(w);
             damage_spot(w, &s);
-            killed = repair_in_child(w, spec);
+            killed = repair_in_child(w, spec, true);
             repair_world(w, false);
             open_world(w);
             add_snapshot(w->f->store, "heal-1", w->one, BIG, &w->big1);
@@ -560,6 +561,27 @@ static void test_killed_everywhere(void **state)
     assert_true(kills >= VN_COUNT(points));
 }
 
+/* The table of names is empty: no snapshot is found, all are there. */
+static void test_names_are_mended(void **state)
+{
+    struct world *w = *state;
+    struct index *index = w->f->store->index;
+    struct vn_err err = VN_ERR_INIT;
+    MDB_txn *txn;
+
+    assert_ok(index_begin(index, 0, &txn, &err), &err);
+    assert_int_equal(mdb_drop(txn, index->tables[TABLE_NAMES], 0), 0);
+    assert_ok(index_commit(index, &txn, &err), &err);
+    assert_true(verify_world(w, true) > 0);
+    assert_null(store_load(w->f->store, "big@1", &err));
+    close_world(w);
+    assert_true(repair_in_child(w, "store.index.mend:1:kill", false));
+    repair_world(w, false);
+    open_world(w);
+    assert_int_equal(verify_world(w, false), 0);
+    assert_world_whole(w);
+}
+
 #define WITH_WORLD(test)                                                       \
     cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
 
@@ -580,6 +602,7 @@ int main(void)
         WITH_WORLD(test_open_meanwhile),
         WITH_WORLD(test_unreadable_manifest),
         WITH_WORLD(test_killed_everywhere),
+        WITH_WORLD(test_names_are_mended),
     };
     int result;
 
