@@ -351,6 +351,10 @@ def parse_pack(data, store_id, number):
     return entries
 
 
+def check_of(text):
+    return xxh3_128(text.encode("ascii")).hex()
+
+
 class Store:
     """All chunks of a store, by (kind, short id), and what was found."""
 
@@ -370,6 +374,10 @@ class Store:
         if config["identity"] not in IDENTITIES:
             raise Damage("identity %r, this program knows %s" %
                          (config["identity"], ", ".join(IDENTITIES)))
+        text = " ".join(str(config[name]) for name in (
+            "format", "identity", "store_id", "key", "secret"))
+        if config.get("check", check_of(text)) != check_of(text):
+            raise Damage("a value of config.json was changed")
         self.store_id = bytes.fromhex(config["store_id"])
         key = bytes.fromhex(config["key"])
         derive, self.keyed_hash = IDENTITIES[config["identity"]]
