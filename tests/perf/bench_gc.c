@@ -299,18 +299,15 @@ static void gc_beside_writer(const struct bench *b, struct figure *f)
 
 void bench_gc(const struct bench *b)
 {
-    struct figure whole = {
-        .name = "gc.whole",
-        .unit = "s",
-        .yardsticks = {{.name = "reading the living packs once"}}};
-    struct figure mixed = {
-        .name = "gc.mixed",
-        .unit = "s",
-        .yardsticks = {{.name = "reading the living packs once"}}};
-    struct figure writer = {
-        .name = "gc.writer",
-        .unit = "% slower",
-        .yardsticks = {{.name = "the writer alone, MB/s, one thread"}}};
+    struct figure whole = {.name = "gc.whole",
+                           .unit = "s",
+                           .yardsticks = {{.name = "reading live packs"}}};
+    struct figure mixed = {.name = "gc.mixed",
+                           .unit = "s",
+                           .yardsticks = {{.name = "reading live packs"}}};
+    struct figure writer = {.name = "gc.writer",
+                            .unit = "% slower",
+                            .yardsticks = {{.name = "writer alone, MB/s"}}};
 
     written = mmap(NULL, sizeof(*written), PROT_READ | PROT_WRITE,
                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -57,14 +57,12 @@ void bench_first(const struct bench *b)
     struct figure all = {
         .name = "ingest.first",
         .unit = "MB/s",
-        .yardsticks = {{.name = "LZ4 on all cores (one core x cores)",
-                        .factor = (double)b->cores},
-                       {.name = "disk write of the same packs"}}};
+        .yardsticks = {{.name = "cores x LZ4", .factor = (double)b->cores},
+                       {.name = "disk, same packs"}}};
     struct figure core = {
         .name = "ingest.first.core",
         .unit = "MB/s",
-        .yardsticks = {{.name = "LZ4, one core"},
-                       {.name = "disk write of the same packs"}}};
+        .yardsticks = {{.name = "LZ4"}, {.name = "disk, same packs"}}};
     double ratio;
 
     first_runs(b, &all, &ratio);
@@ -119,7 +117,7 @@ static void again_figures(const struct bench *b, struct figure *same,
 
 void bench_again(const struct bench *b)
 {
-    const struct yardstick yard = {.name = "memcpy, one thread"};
+    const struct yardstick yard = {.name = "memcpy"};
     struct figure same = {
         .name = "ingest.same.core", .unit = "MB/s", .yardsticks = {yard}};
     struct figure changed = {
@@ -139,10 +137,9 @@ void bench_again(const struct bench *b)
 
 void bench_duplicates(const struct bench *b)
 {
-    struct figure f = {
-        .name = "ingest.duplicates.core",
-        .unit = "MB/s",
-        .yardsticks = {{.name = "keyed BLAKE3, 16 pages a call, one core"}}};
+    struct figure f = {.name = "ingest.duplicates.core",
+                       .unit = "MB/s",
+                       .yardsticks = {{.name = "keyed BLAKE3 x 16"}}};
     struct store *store;
 
     bench_threads(1);
@@ -190,7 +187,7 @@ static void restore_cold(const struct bench *b, const struct map_root *root)
 {
     struct figure f = {.name = "restore.cold",
                        .unit = "MB/s",
-                       .yardsticks = {{.name = "disk read of the same packs"}}};
+                       .yardsticks = {{.name = "disk, same packs"}}};
     double cached = 0;
 
     for (unsigned i = 0; i < b->runs; i++) {
@@ -220,7 +217,7 @@ static void restore_cold(const struct bench *b, const struct map_root *root)
 
 void bench_restore(const struct bench *b)
 {
-    const struct yardstick yard = {.name = "memcpy, one thread"};
+    const struct yardstick yard = {.name = "memcpy"};
     struct figure warm = {
         .name = "restore.warm", .unit = "MB/s", .yardsticks = {yard}};
     struct figure core = {
@@ -261,10 +258,9 @@ static double read_pages(const struct bench *b, struct image_reader *reader,
 
 void bench_pages(const struct bench *b)
 {
-    struct figure f = {
-        .name = "pages.random.core",
-        .unit = "pages/s",
-        .yardsticks = {{.name = "pread of a random 4 KiB of the packs"}}};
+    struct figure f = {.name = "pages.random.core",
+                       .unit = "pages/s",
+                       .yardsticks = {{.name = "pread of 4 KiB"}}};
     size_t count = b->size / BENCH_PAGE * 2;
     struct vn_err err = VN_ERR_INIT;
     struct image_reader *reader;
