@@ -42,7 +42,7 @@
 /* Any id will do that is not 0: the loader goes by the name. */
 #define RAM_SECTION_ID 2u
 
-#define OUT_SIZE (1u << 20)   /* bytes a write */
+#define OUT_SIZE (1u << 20) /* bytes a write */
 #define RUN_SIZE (2u << 20) /* bytes a read from the store */
 
 enum {

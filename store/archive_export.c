@@ -7,6 +7,10 @@
  * header of a sparse member lists them), once for the data. libarchive wants
  * the whole content, holes included, and leaves the holes out itself.
  *
+ * libarchive's reader brings names to a normal form unless the header says that
+ * they are bytes (hdrcharset=BINARY); two names may then be one. So that is
+ * said where a name is not ASCII.
+ *
  * Writing to the descriptor is done here, not by libarchive: after a failed
  * write its handle cannot be freed whole (3.6.2 leaks), and a broken off export
  * must not be finished with a proper end mark. So the write call never fails
@@ -28,10 +32,12 @@
 struct exporter {
     struct store *store;
     json_t *manifest; /* borrowed */
+    json_t *base;     /* likewise; NULL: all is written */
     const char *folder;
     time_t time; /* of every member */
     struct archive *tar;
     int fd;
+    bool binary_names;       /* some are not ASCII */
     bool giving_up;          /* let libarchive's writes fail */
     struct vn_err write_err; /* code 0 while all writes worked */
     struct buf sums;
@@ -105,6 +111,8 @@ static int check_objects(struct exporter *x, json_t *objects,
         if (root.size > STORE_OBJECT_MAX)
             return vn_fail(err, VN_E_LIMIT, "object '%s' is too large", name);
         x->total += root.size; /* 2^16 objects of 2^46 bytes: below 2^63 */
+        for (const char *c = name; *c; c++)
+            x->binary_names |= (uint8_t)*c >= 0x80;
     }
     return 0;
 }
@@ -117,6 +125,47 @@ static time_t created_time(const json_t *manifest)
     if (!strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm))
         return 0;
     return timegm(&tm);
+}
+
+/* Has the base an object of this name and size? */
+static bool base_object(const struct exporter *x, const char *name,
+                        const struct map_root *root, struct map_root *ret)
+{
+    struct vn_err none = VN_ERR_INIT;
+
+    return x->base && manifest_object(x->base, name, ret, &none) == 0 &&
+           ret->size == root->size && root->size > 0;
+}
+
+/*
+ * The manifest of an incremental tar: a format that others refuse, and the
+ * base, named by its name and by the sums of those of its objects that are
+ * taken for granted.
+ */
+static int add_since(struct exporter *x, json_t *document, struct vn_err *err)
+{
+    json_t *sums = json_object();
+    json_t *object;
+    const char *name;
+
+    json_object_set_new(document, "format", json_integer(ARCHIVE_FORMAT_SINCE));
+    json_object_set_new(document, ARCHIVE_SINCE,
+                        json_pack("{ss so}", "name",
+                                  jsonx_string_or(x->base, "name", ""), "sums",
+                                  sums));
+    json_object_foreach (json_object_get(document, "objects"), name, object) {
+        char hex[ARCHIVE_HEX_SIZE];
+        struct map_root root, old;
+
+        if (manifest_object(x->manifest, name, &root, err) < 0)
+            return -1;
+        if (!base_object(x, name, &root, &old))
+            continue;
+        if (archive_sum_image(x->store, &old, hex, err) < 0)
+            return vn_wrap(err, "object '%s' of the base", name);
+        json_object_set_new(sums, name, json_string(hex));
+    }
+    return 0;
 }
 
 static int write_header(struct exporter *x, const char *name, uint64_t size,
@@ -181,17 +230,26 @@ static void advance(struct exporter *x, uint64_t size)
         x->progress(x->context, x->done, x->total);
 }
 
-static int export_hole(struct exporter *x, EVP_MD_CTX *sum, uint64_t size,
+/* What the tar leaves out: zeros, or what is in the base; `image` is NULL for
+ * zeros. Its place, for libarchive to skip, and its sum. */
+static int export_hole(struct exporter *x, struct image_reader *image,
+                       EVP_MD_CTX *sum, uint64_t start, uint64_t size,
                        struct vn_err *err)
 {
     while (size) {
         size_t n =
             size < ARCHIVE_BLOCK_SIZE ? (size_t)size : ARCHIVE_BLOCK_SIZE;
 
-        archive_sum_zeros(sum, n);
+        if (!image)
+            archive_sum_zeros(sum, n);
+        else if (image_reader_read(image, start, x->block, n, err) < 0)
+            return -1;
+        else
+            archive_sum_add(sum, x->block, n);
         if (write_data(x, x->zeros, n, err) < 0)
             return -1;
         advance(x, n);
+        start += n;
         size -= n;
     }
     return 0;
@@ -235,31 +293,50 @@ static int collect_runs(struct image_reader *image, uint64_t image_size,
     return 0;
 }
 
+/* What is to be written of the object; *ret_same: holes are as in the base. */
+static int choose_runs(struct exporter *x, const char *name,
+                       const struct map_root *root, struct image_reader *image,
+                       struct archive_runs *runs, bool *ret_same,
+                       struct vn_err *err)
+{
+    vn_auto(image_reader) struct image_reader *base = NULL;
+    struct map_root old;
+
+    *ret_same = base_object(x, name, root, &old);
+    if (!*ret_same)
+        return collect_runs(image, root->size, runs, err);
+    base = image_reader_open(x->store, &old, err);
+    return base ? archive_runs_between(image, base, root->size, runs, err) : -1;
+}
+
 static int export_object(struct exporter *x, const char *name,
                          struct vn_err *err)
 {
     vn_auto(image_reader) struct image_reader *image = NULL;
+    struct image_reader *hole;
     vn_auto(sum) EVP_MD_CTX *sum = archive_sum_new();
     vn_auto(runs) struct archive_runs runs;
     struct map_root root;
     uint64_t offset = 0;
+    bool same;
 
     archive_runs_init(&runs, ARCHIVE_RUNS_MAX);
     if (manifest_object(x->manifest, name, &root, err) < 0)
         return -1;
     image = image_reader_open(x->store, &root, err);
-    if (!image || collect_runs(image, root.size, &runs, err) < 0 ||
+    if (!image || choose_runs(x, name, &root, image, &runs, &same, err) < 0 ||
         write_header(x, name, root.size, &runs, err) < 0)
         return vn_wrap(err, "object '%s'", name);
+    hole = same ? image : NULL;
     for (size_t i = 0; i < runs.count; i++) {
         struct archive_run run = runs.runs[i];
 
-        if (export_hole(x, sum, run.start - offset, err) < 0 ||
+        if (export_hole(x, hole, sum, offset, run.start - offset, err) < 0 ||
             export_run(x, image, sum, run, err) < 0)
             return vn_wrap(err, "object '%s'", name);
         offset = run.start + run.size;
     }
-    if (export_hole(x, sum, root.size - offset, err) < 0)
+    if (export_hole(x, hole, sum, offset, root.size - offset, err) < 0)
         return vn_wrap(err, "object '%s'", name);
     add_sum(x, name, sum);
     return 0;
@@ -267,11 +344,14 @@ static int export_object(struct exporter *x, const char *name,
 
 static int export_manifest(struct exporter *x, struct vn_err *err)
 {
-    vn_auto(free) char *text =
-        json_dumps(x->manifest, JSON_SORT_KEYS | JSON_INDENT(2));
+    vn_auto(json) json_t *document = json_copy(x->manifest);
+    vn_auto(free) char *text = NULL;
     vn_auto(sum) EVP_MD_CTX *sum = archive_sum_new();
     size_t size;
 
+    if (x->base && add_since(x, document, err) < 0)
+        return -1;
+    text = json_dumps(document, JSON_SORT_KEYS | JSON_INDENT(2));
     if (!text)
         abort();
     size = strlen(text);
@@ -313,6 +393,9 @@ static int open_tar(struct exporter *x, struct vn_err *err)
     return check_written(
         x,
         archive_write_set_format_pax_restricted(x->tar) == ARCHIVE_OK &&
+            (!x->binary_names ||
+             archive_write_set_format_option(x->tar, NULL, "hdrcharset",
+                                             "BINARY") == ARCHIVE_OK) &&
             archive_write_add_filter_none(x->tar) == ARCHIVE_OK &&
             /* Whole records of 20 blocks at the end, whatever fd is. */
             archive_write_set_bytes_in_last_block(x->tar, 0) == ARCHIVE_OK &&
@@ -320,24 +403,27 @@ static int open_tar(struct exporter *x, struct vn_err *err)
         err);
 }
 
-int archive_export(struct store *store, const char *snapshot, int fd,
-                   store_progress_fn *progress, void *context,
+int archive_export(struct store *store, const struct archive_export_opts *opts,
                    struct vn_err *err)
 {
     vn_auto(locale) struct archive_locale locale = {0};
     vn_auto(store_hold) struct store_hold *hold = store_hold_open(store, err);
     vn_auto(json) json_t *manifest =
-        hold ? store_load(store, snapshot, err) : NULL;
+        hold ? store_load(store, opts->snapshot, err) : NULL;
+    vn_auto(json) json_t *base =
+        manifest && opts->since ? store_load(store, opts->since, err) : NULL;
     vn_auto(exporter) struct exporter x = {
         .store = store,
         .manifest = manifest,
-        .fd = fd,
-        .progress = progress,
-        .context = context,
+        .base = base,
+        .fd = opts->fd,
+        .progress = opts->progress,
+        .context = opts->context,
     };
     json_t *objects;
 
-    if (!manifest || jsonx_string(manifest, "name", &x.folder, err) < 0 ||
+    if (!manifest || (opts->since && !base) ||
+        jsonx_string(manifest, "name", &x.folder, err) < 0 ||
         jsonx_object(manifest, "objects", &objects, err) < 0 ||
         check_objects(&x, objects, err) < 0)
         return -1;

@@ -14,6 +14,8 @@ struct archive;
 
 #define ARCHIVE_MANIFEST     "manifest.json"
 #define ARCHIVE_SUMS         "SHA256SUMS"
+#define ARCHIVE_SINCE        "since" /* key of an incremental tar's manifest */
+#define ARCHIVE_FORMAT_SINCE 2       /* and its "format" */
 #define ARCHIVE_MANIFEST_MAX (64u << 20) /* bytes of manifest.json */
 #define ARCHIVE_SUMS_MAX     (64u << 20) /* bytes of SHA256SUMS */
 #define ARCHIVE_NAME_MAX     1024u       /* bytes of an object's name */
@@ -48,6 +50,22 @@ VN_AUTO_DEFINE(sum, EVP_MD_CTX *, EVP_MD_CTX_free)
  */
 json_t *archive_sums_parse(const char *text, size_t size,
                            struct vn_err *err) VN_MUST_USE;
+
+/* ---- incremental tars ------------------------------------------------- */
+
+/* The sum over an image's whole content. */
+int archive_sum_image(struct store *store, const struct map_root *root,
+                      char hex[ARCHIVE_HEX_SIZE],
+                      struct vn_err *err) VN_MUST_USE;
+
+struct archive_runs;
+/*
+ * Where `image` differs from `base`, of the same store and size, page by page.
+ * Ranges that are zero in both are never among them.
+ */
+int archive_runs_between(struct image_reader *image, struct image_reader *base,
+                         uint64_t size, struct archive_runs *runs,
+                         struct vn_err *err) VN_MUST_USE;
 
 /* ---- runs of data ----------------------------------------------------- */
 

@@ -17,8 +17,10 @@
  *                stay
  *     sweep      packs condemned in an epoch that every open hold knows of:
  *                rows of chunks, rows of packs, then the packs
- *     rewrite    live chunks copied as they are to new packs and the index
- *                turned to them; then condemn and sweep what they left
+ *     rewrite    live chunks copied as they are, or compressed better, to new
+ *                packs and the index turned to them; then condemn and sweep
+ *                what they left. In batches, so that the copies of a whole
+ *                store never need its size once more
  *     tidy       the index packed densely where it has become sparse
  *                (index_compact.c), its free pages given back (index_punch.c)
  *
@@ -48,6 +50,7 @@
 
 #include "common/auto.h"
 #include "common/clock.h"
+#include "store/codec_zstd.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -56,7 +59,9 @@
 
 #define MARKS_CAPACITY (4u << 20)
 #define LOCK_POLL_MS   100u
-#define TIDY_SPACE     (16u << 20) /* what compacting the index may need */
+#define TIDY_SPACE     (16u << 20)  /* what compacting the index may need */
+#define BATCH_MIN      (1ull << 30) /* bytes rewritten between two sweeps */
+#define BATCHES_MAX    16u          /* each goes through the whole index */
 
 struct gc_pack *gc_pack_of(struct gc *gc, uint64_t pack_id)
 {
@@ -123,6 +128,36 @@ static void predict(struct gc *gc)
     }
 }
 
+static uint64_t batch_bytes(const struct gc *gc)
+{
+    uint64_t bytes = 0;
+
+    if (gc->opts->batch_bytes)
+        return gc->opts->batch_bytes;
+    for (size_t i = 0; i < gc->pack_count; i++)
+        bytes += gc->packs[i].rewrite ? gc->packs[i].size : 0;
+    bytes /= BATCHES_MAX;
+    return bytes > BATCH_MIN ? bytes : BATCH_MIN;
+}
+
+/* All batches but what is left of the last, which the caller sweeps. */
+static int rewrite(struct gc *gc, struct vn_err *err)
+{
+    uint64_t batch = batch_bytes(gc);
+
+    for (;;) {
+        unsigned done;
+
+        if (gc_rewrite(gc, batch, err) < 0)
+            return -1;
+        if (!any_rewrite(gc))
+            return 0;
+        done = 600 + (unsigned)(300 * gc->rewrite_done / gc->rewrite_total);
+        if (gc_condemn(gc, err) < 0 || gc_sweep(gc, 0, done, done, err) < 0)
+            return -1;
+    }
+}
+
 static int change(struct gc *gc, struct vn_err *err)
 {
     struct vn_err later = VN_ERR_INIT;
@@ -134,7 +169,7 @@ static int change(struct gc *gc, struct vn_err *err)
         return gc_sweep(gc, gc->opts->wait_ms, 500, 1000, err);
     if (gc_sweep(gc, 0, 500, 600, err) < 0)
         return -1;
-    result = gc_rewrite(gc, err);
+    result = rewrite(gc, err);
     /* What was emptied is removed even if not all of it could be done. */
     if (gc_condemn(gc, result < 0 ? &later : err) < 0 ||
         gc_sweep(gc, result < 0 ? 0 : gc->opts->wait_ms, 900, 1000,
@@ -199,6 +234,7 @@ int store_gc(struct store *store, const struct store_gc_opts *opts,
     int result = -1;
 
     assert(opts->threshold_percent >= 1 && opts->threshold_percent <= 100);
+    assert(opts->recompress_level <= CODEC_ZSTD_LEVEL_MAX);
     gc.walk.store = store;
     lock = store_lock(store, true, opts->wait_ms, err);
     if (lock) {

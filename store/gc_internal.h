@@ -15,6 +15,8 @@ struct gc_pack {
     uint32_t rows;      /* chunks that the index places in it */
     uint32_t live;      /* of these, needed */
     uint32_t condemned; /* epoch, or 0 */
+    bool fixed;         /* has manifests or tombstones: is never rewritten */
+    bool plain;         /* has live chunks that are not zstd */
     bool rewrite;       /* its live chunks are to be moved */
     bool remove;        /* nothing in it is needed */
 };
@@ -31,6 +33,8 @@ struct gc {
     uint64_t next_seq;     /* snapshots of lower seq were walked */
     struct gc_pack *packs; /* by rising id */
     size_t pack_count;
+    uint64_t rewrite_total; /* packs, for progress */
+    uint64_t rewrite_done;
 };
 
 /* The pack of that number; NULL: gc has not seen it. */
@@ -57,9 +61,13 @@ int gc_scan(struct gc *gc, struct vn_err *err) VN_MUST_USE;
 
 /* ---- gc_rewrite.c ----------------------------------------------------- */
 
-/* Move the live chunks of packs with `rewrite`; those that are empty then get
- * `remove`, also when it fails half-way. */
-int gc_rewrite(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+/*
+ * Move the live chunks of packs with `rewrite`, `batch_bytes` of packs and
+ * perhaps one more; those that are empty then get `remove`, also when it fails
+ * half-way. None of those that were looked at has `rewrite` any more.
+ */
+int gc_rewrite(struct gc *gc, uint64_t batch_bytes,
+               struct vn_err *err) VN_MUST_USE;
 
 /* ---- gc_sweep.c ------------------------------------------------------- */
 

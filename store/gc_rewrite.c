@@ -1,7 +1,8 @@
 #include "store/gc_internal.h"
 
 /*
- * Collection: moving the live chunks out of packs that are mostly dead.
+ * Collection: moving the live chunks out of packs that are mostly dead, or on
+ * whose chunks zstd was not tried yet.
  *
  * A pack is read whole and held against its checksums, so that damage is not
  * copied; one that is damaged stays as it is, for verify and repair. Chunks are
@@ -14,11 +15,19 @@
  * entered. What is live was counted by the scan; where the directory has
  * another number of them, index and pack do not agree and the pack stays.
  *
+ * Recompression: a chunk is decoded and held against its id first, so that
+ * damage keeps the checksums that show it, and what zstd made is decoded and
+ * compared, since it takes the place of the only copy. The smaller form stays.
+ * A pack on whose chunks zstd was tried has version 2, whatever came of it:
+ * that is how the next gc knows. So chunks of packs of version 1 and 2 do not
+ * go into one new pack unless they are compressed on the way.
+ *
  * Packs with manifests or tombstones are never rewritten: the numbers of their
  * packs have a meaning (tombstone.c).
  */
 
 #include "common/auto.h"
+#include "store/codec_zstd.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,12 +35,11 @@
 struct rewrite {
     struct gc *gc;
     struct pack_builder *builder;
+    struct codec_zstd *codec; /* NULL: chunks stay as they are */
     struct index_move *moves; /* from what the builder holds */
     size_t move_count;
     size_t move_capacity;
     size_t first; /* first pack that is not wholly in entered packs */
-    uint64_t total;
-    uint64_t done; /* packs, for progress */
 };
 
 /* A live chunk of a pack, in the order of ids while it is looked up. */
@@ -76,6 +84,8 @@ static void add_move(struct rewrite *r, uint64_t pack_id,
     };
     move->to = move->from;
     move->to.offset = to->offset;
+    move->to.stored_size = to->stored_size;
+    move->to.codec = to->codec;
 }
 
 /* Write the copies, turn the index to them. */
@@ -189,25 +199,60 @@ static int choose_entries(struct rewrite *r, const struct pack *parsed,
     return 0;
 }
 
+/* One chunk into the builder. 1: it is damaged. */
+static int copy_entry(struct rewrite *r, const struct pack *parsed,
+                      const struct pack_entry *from, const uint8_t *stored,
+                      struct vn_err *err)
+{
+    uint8_t raw[MAP_LEAF_SIZE]; /* the largest of pages and nodes */
+    struct vn_err why = VN_ERR_INIT;
+    struct pack_entry to;
+
+    if (!r->codec || parsed->version >= PACK_VERSION_ZSTD) {
+        if (pack_builder_copy(r->builder, from, stored, &to, err) < 0)
+            return -1;
+    } else if (chunk_check(r->gc->store, from, stored, raw, &why) < 0) {
+        return 1;
+    } else if (pack_builder_recode(r->builder, r->codec, from, stored, raw, &to,
+                                   err) < 0) {
+        return -1;
+    }
+    r->gc->counts.chunks_recompressed += to.codec != from->codec;
+    add_move(r, parsed->id, from, &to);
+    return 0;
+}
+
+static int flush_before(struct rewrite *r, size_t number, struct vn_err *err)
+{
+    if (flush(r, err) < 0)
+        return -1;
+    note_emptied(r, number);
+    return 0;
+}
+
+/* 1: one of them is damaged; those before it may have been copied. */
 static int copy_entries(struct rewrite *r, size_t number,
                         const struct pack *parsed, const bool *keep,
                         const uint8_t *data, struct vn_err *err)
 {
+    unsigned version = r->codec ? PACK_VERSION_ZSTD : parsed->version;
+
+    if (version != pack_builder_version(r->builder) &&
+        flush_before(r, number, err) < 0)
+        return -1;
     for (uint32_t i = 0; i < parsed->count; i++) {
         const struct pack_entry *from = &parsed->entries[i];
-        struct pack_entry to;
+        int result;
 
         if (!keep[i])
             continue;
-        if (pack_builder_size(r->builder) >= PACK_TARGET_SIZE) {
-            if (flush(r, err) < 0)
-                return -1;
-            note_emptied(r, number);
-        }
-        if (pack_builder_copy(r->builder, from, data + from->offset, &to, err) <
-            0)
+        if (pack_builder_size(r->builder) >= PACK_TARGET_SIZE &&
+            flush_before(r, number, err) < 0)
             return -1;
-        add_move(r, parsed->id, from, &to);
+        pack_builder_raise_version(r->builder, version);
+        result = copy_entry(r, parsed, from, data + from->offset, err);
+        if (result != 0)
+            return result;
     }
     return 0;
 }
@@ -232,40 +277,46 @@ static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
     }
     keep = vn_alloc(parsed.count * sizeof(*keep));
     result = choose_entries(r, &parsed, keep, &kept, err);
-    if (result == 0 && kept != pack->live) {
+    if (result == 0)
+        result = kept == pack->live
+                     ? copy_entries(r, number, &parsed, keep, data, err)
+                     : 1;
+    if (result > 0) {
         pack->rewrite = false;
         r->gc->counts.packs_damaged++;
-    } else if (result == 0) {
-        result = copy_entries(r, number, &parsed, keep, data, err);
     }
     pack_done(&parsed);
-    return result;
+    return result < 0 ? -1 : 0;
 }
 
-static int rewrite_all(struct rewrite *r, struct vn_err *err)
+static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
+                         struct vn_err *err)
 {
-    for (size_t i = 0; i < r->gc->pack_count; i++) {
-        if (!r->gc->packs[i].rewrite)
+    struct gc *gc = r->gc;
+    uint64_t bytes = 0;
+    size_t i;
+
+    for (i = 0; i < gc->pack_count && bytes < batch_bytes; i++) {
+        if (!gc->packs[i].rewrite)
             continue;
         if (rewrite_pack(r, i, err) < 0)
             return -1;
-        gc_progress(r->gc, 600, 900, ++r->done, r->total);
+        bytes += gc->packs[i].size;
+        gc_progress(gc, 600, 900, ++gc->rewrite_done, gc->rewrite_total);
     }
-    if (flush(r, err) < 0)
-        return -1;
-    note_emptied(r, r->gc->pack_count);
-    return 0;
+    return flush_before(r, i, err);
 }
 
-int gc_rewrite(struct gc *gc, struct vn_err *err)
+int gc_rewrite(struct gc *gc, uint64_t batch_bytes, struct vn_err *err)
 {
     struct rewrite r = {.gc = gc};
     int result;
 
-    for (size_t i = 0; i < gc->pack_count; i++)
-        r.total += gc->packs[i].rewrite;
+    if (gc->opts->recompress_level > 0)
+        r.codec = codec_zstd_new(gc->opts->recompress_level);
     r.builder = pack_builder_new(gc->store->config.store_id);
-    result = rewrite_all(&r, err);
+    result = rewrite_batch(&r, batch_bytes, err);
+    codec_zstd_free(r.codec);
     pack_builder_free(r.builder);
     free(r.moves);
     return result < 0 ? vn_wrap(err, "rewriting packs") : 0;

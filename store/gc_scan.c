@@ -270,11 +270,26 @@ static void scan_chunk(struct gc *gc, const struct index_chunk *chunk)
         return; /* written since */
     live = is_live(gc, chunk);
     pack->rows++;
+    pack->fixed |= chunk->place.kind > CHUNK_INNER;
     if (!live)
         return;
+    pack->plain |= chunk->place.codec != CODEC_ZSTD;
     gc->counts.chunks_live++;
     pack->live++;
     pack->live_bytes += chunk->place.stored_size;
+}
+
+/* Was zstd never tried on its chunks? The pack's version tells. One that cannot
+ * be read is for verify. */
+static bool wants_zstd(struct gc *gc, const struct gc_pack *pack)
+{
+    uint8_t header[PACK_HEADER_SIZE];
+    struct vn_err why = VN_ERR_INIT;
+
+    return gc->opts->recompress_level > 0 && pack->plain && !pack->fixed &&
+           engine_read(gc->store->engine, pack->id, 0, header, sizeof(header),
+                       &why) == 0 &&
+           pack_header_version(header) == PACK_VERSION;
 }
 
 static void choose(struct gc *gc)
@@ -293,6 +308,9 @@ static void choose(struct gc *gc)
                  pack->live_bytes * 100 <=
                      content * (100 - gc->opts->threshold_percent))
             pack->rewrite = true;
+        else
+            pack->rewrite = wants_zstd(gc, pack);
+        gc->rewrite_total += pack->rewrite;
     }
 }
 

@@ -9,8 +9,15 @@
  * place: who forges it harms the image he writes himself. BLAKE3 keyed with a
  * secret of the store is what decides that two pages anywhere are one chunk.
  *
+ * SHA-256, for who must use what a standards body approved, is keyed too (HMAC,
+ * by OpenSSL): a plain SHA-256 of kind and content would tell everybody who
+ * sees an id whether a page of his is in the store. It takes four times the CPU
+ * of BLAKE3 (570 against 2,300 MB/s of pages, one core with SHA instructions).
+ * All that is said of BLAKE3 elsewhere holds for it as well.
+ *
  * Keys: the master key K lies in config.json. The key of kind k is
- * BLAKE3-derive-key("vnstore v1 chunk kind <name>", K).
+ * BLAKE3-derive-key("vnstore v1 chunk kind <name>", K), or HMAC-SHA-256 with
+ * the key K of that text: a store of either identity needs no other hash.
  *
  * Sixteen pages a call: BLAKE3 of 4096 bytes is a tree of four chunks of 1024
  * bytes, two parents and the root. Its SIMD code hashes many inputs of one
@@ -25,7 +32,11 @@
  */
 
 #include <blake3_impl.h>
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -43,37 +54,118 @@ const char *chunk_kind_name(unsigned kind)
     return kind < CHUNK_KINDS ? kind_names[kind] : "unknown";
 }
 
-/* BLAKE3 detects the CPU lazily and without a lock: do it once, early. */
-static void detect_cpu(void)
+/* ---- HMAC-SHA-256 ----------------------------------------------------- */
+
+/* Looked up once, never freed; its failure is that of malloc(), or of an
+ * OpenSSL without HMAC, where nothing here can go on. */
+static EVP_MAC *hmac;
+
+/* A MAC under one key, used for any number of messages by one thread. */
+static EVP_MAC_CTX *hmac_open(const uint8_t key[IDENT_KEY_SIZE])
 {
-    (void)blake3_simd_degree();
+    char digest[] = "SHA256";
+    const OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_end()};
+    EVP_MAC_CTX *mac = EVP_MAC_CTX_new(hmac);
+
+    if (!mac || !EVP_MAC_init(mac, key, IDENT_KEY_SIZE, params))
+        abort();
+    return mac;
 }
 
-void ident_init(struct ident *ident, const uint8_t key[IDENT_KEY_SIZE],
+static void hmac_finish(EVP_MAC_CTX *mac, const void *data, size_t size,
+                        uint8_t ret[IDENT_FULL_SIZE])
+{
+    size_t done;
+
+    if (!EVP_MAC_update(mac, data, size) ||
+        !EVP_MAC_final(mac, ret, &done, IDENT_FULL_SIZE) ||
+        done != IDENT_FULL_SIZE)
+        abort();
+}
+
+static void hmac_one(const uint8_t key[IDENT_KEY_SIZE], const void *data,
+                     size_t size, uint8_t ret[IDENT_FULL_SIZE])
+{
+    EVP_MAC_CTX *mac = hmac_open(key);
+
+    hmac_finish(mac, data, size, ret);
+    EVP_MAC_CTX_free(mac);
+}
+
+static void hmac_pages(const uint8_t key[IDENT_KEY_SIZE],
+                       const uint8_t *const *pages, size_t count,
+                       struct ident_full *ret)
+{
+    EVP_MAC_CTX *mac = count ? hmac_open(key) : NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        /* Without a key: begin again with the one that it has. */
+        if (i > 0 && !EVP_MAC_init(mac, NULL, 0, NULL))
+            abort();
+        hmac_finish(mac, pages[i], STORE_PAGE_SIZE, ret[i].bytes);
+    }
+    EVP_MAC_CTX_free(mac);
+}
+
+/* ---- keys ------------------------------------------------------------- */
+
+/* BLAKE3 detects the CPU lazily and without a lock: do it once, early. */
+static void prepare(void)
+{
+    (void)blake3_simd_degree();
+    hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    if (!hmac)
+        abort();
+}
+
+static void derive_key(enum store_identity identity, const char *context,
+                       const uint8_t key[IDENT_KEY_SIZE],
+                       uint8_t ret[IDENT_KEY_SIZE])
+{
+    blake3_hasher hasher;
+
+    static_assert(IDENT_KEY_SIZE == IDENT_FULL_SIZE, "a MAC is a key");
+    if (identity == STORE_SHA256) {
+        hmac_one(key, context, strlen(context), ret);
+        return;
+    }
+    blake3_hasher_init_derive_key(&hasher, context);
+    blake3_hasher_update(&hasher, key, IDENT_KEY_SIZE);
+    blake3_hasher_finalize(&hasher, ret, IDENT_KEY_SIZE);
+}
+
+void ident_init(struct ident *ident, enum store_identity identity,
+                const uint8_t key[IDENT_KEY_SIZE],
                 const uint8_t secret[IDENT_SECRET_SIZE])
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-    pthread_once(&once, detect_cpu);
+    pthread_once(&once, prepare);
     memset(ident, 0, sizeof(*ident));
+    ident->identity = identity;
     for (unsigned kind = 1; kind < CHUNK_KINDS; kind++) {
         char context[64] = "vnstore v1 chunk kind ";
-        blake3_hasher hasher;
 
         strcat(context, kind_names[kind]);
-        blake3_hasher_init_derive_key(&hasher, context);
-        blake3_hasher_update(&hasher, key, IDENT_KEY_SIZE);
-        blake3_hasher_finalize(&hasher, ident->keys[kind], IDENT_KEY_SIZE);
+        derive_key(identity, context, key, ident->keys[kind]);
     }
     load_key_words(ident->keys[CHUNK_PAGE], ident->page_key_words);
     memcpy(ident->secret, secret, IDENT_SECRET_SIZE);
 }
+
+/* ---- ids -------------------------------------------------------------- */
 
 void ident_chunk(const struct ident *ident, enum chunk_kind kind,
                  const void *data, size_t size, struct ident_full *ret)
 {
     blake3_hasher hasher;
 
+    if (ident->identity == STORE_SHA256) {
+        hmac_one(ident->keys[kind], data, size, ret->bytes);
+        return;
+    }
     blake3_hasher_init_keyed(&hasher, ident->keys[kind]);
     blake3_hasher_update(&hasher, data, size);
     blake3_hasher_finalize(&hasher, ret->bytes, IDENT_FULL_SIZE);
@@ -114,6 +206,10 @@ static void hash_batch(const struct ident *ident, const uint8_t *const *pages,
 void ident_pages(const struct ident *ident, const uint8_t *const *pages,
                  size_t count, struct ident_full *ret)
 {
+    if (ident->identity == STORE_SHA256) {
+        hmac_pages(ident->keys[CHUNK_PAGE], pages, count, ret);
+        return;
+    }
     for (size_t i = 0; i < count; i += IDENT_BATCH) {
         size_t n = count - i < IDENT_BATCH ? count - i : IDENT_BATCH;
 

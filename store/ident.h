@@ -4,8 +4,9 @@
 /*
  * Identity: the two hashes of the store and the secrets they are keyed with.
  *
- *     id           keyed BLAKE3, 32 bytes in packs, the first 16 elsewhere.
- *                  Answers "is this content known anywhere?"
+ *     id           keyed BLAKE3 or HMAC-SHA-256, as the store was made; 32
+ *                  bytes in packs, the first 16 elsewhere. Answers "is this
+ *                  content known anywhere?"
  *     fingerprint  XXH3-128 under the store's secret, of one page. Answers
  *                  "is this the content of the same place before?" and
  *                  nothing else: who learns the secret can forge it.
@@ -42,13 +43,15 @@ struct fingerprint {
 };
 
 struct ident {
+    enum store_identity identity;
     uint8_t keys[CHUNK_KINDS][IDENT_KEY_SIZE]; /* keys[0] is not used */
     uint32_t page_key_words[8];
     uint8_t secret[IDENT_SECRET_SIZE];
 };
 
 /* Derive the keys of all kinds from a store's master key. */
-void ident_init(struct ident *ident, const uint8_t key[IDENT_KEY_SIZE],
+void ident_init(struct ident *ident, enum store_identity identity,
+                const uint8_t key[IDENT_KEY_SIZE],
                 const uint8_t secret[IDENT_SECRET_SIZE]);
 
 /* The ids of any number of pages of 4096 bytes, 16 at a time. */

@@ -268,6 +268,9 @@ int index_pack_decode(const struct index *index, const MDB_val *key,
     memcpy(&id, key->mv_data, 8);
     memcpy(&size, row, 8);
     memcpy(words, row + 8, 8);
+    if (be64toh(id) > PACK_MARK_MAX)
+        return vn_fail(err, VN_E_CORRUPT, "index '%s': a pack's number %llx",
+                       index->dir, (unsigned long long)be64toh(id));
     *ret = (struct index_pack){.id = be64toh(id),
                                .size = le64toh(size),
                                .count = le32toh(words[0]),

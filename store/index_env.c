@@ -24,6 +24,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -75,8 +76,9 @@ int index_fail(const struct index *index, int rc, const char *what,
         rc = ENOSPC;
     if (rc > 0)
         return vn_fail(err, rc, "index '%s': %s", index->dir, what);
-    return vn_fail(err, code, "index '%s': %s: %s", index->dir, what,
-                   mdb_strerror(rc));
+    return vn_fail(
+        err, code, "index '%s': %s: %s%s", index->dir, what, mdb_strerror(rc),
+        code == VN_E_CORRUPT ? " ('vnstore repair' builds an index anew)" : "");
 }
 
 int index_begin(struct index *index, unsigned flags, MDB_txn **ret,
@@ -190,6 +192,29 @@ static void index_free(struct index *index)
 }
 VN_AUTO_DEFINE(index_new, struct index *, index_free)
 
+/*
+ * A file that was cut: make it as long as its tree says, so that what is
+ * missing reads as zeros, which LMDB calls damage, and not as a fault that ends
+ * the process. It may also be shorter by pages that were never written, which
+ * is no harm. This never makes a file shorter that another process just
+ * extends.
+ */
+static void complete_file(struct index *index)
+{
+    MDB_envinfo info;
+    struct stat st;
+    MDB_stat stat;
+    off_t size;
+    int fd;
+
+    if (mdb_env_get_fd(index->env, &fd) || mdb_env_info(index->env, &info) ||
+        mdb_env_stat(index->env, &stat) || fstat(fd, &st) < 0)
+        return;
+    size = (off_t)((info.me_last_pgno + 1) * stat.ms_psize);
+    if (st.st_size < size)
+        (void)fallocate(fd, 0, size - 1, 1);
+}
+
 static struct index *open_env(const char *dir, struct vn_err *err)
 {
     struct index *index = vn_alloc(sizeof(*index));
@@ -207,6 +232,7 @@ static struct index *open_env(const char *dir, struct vn_err *err)
         index_free(index);
         return NULL;
     }
+    complete_file(index);
     mdb_reader_check(index->env, &dead);
     return index;
 }

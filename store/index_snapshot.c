@@ -43,6 +43,9 @@ static int row_decode(const struct index *index, const MDB_val *key,
     memset(ret, 0, sizeof(*ret));
     memcpy(&number, key->mv_data, 8);
     ret->seq = be64toh(number);
+    if (ret->seq == UINT64_MAX) /* lists go on at seq + 1 */
+        return vn_fail(err, VN_E_CORRUPT, "index '%s': a snapshot's seq",
+                       index->dir);
     memcpy(&ret->id, row, 16);
     memcpy(&number, row + 16, 8);
     ret->bytes_logical = le64toh(number);

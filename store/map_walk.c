@@ -1,49 +1,107 @@
 #include "store/store_internal.h"
 
 /*
- * Walking a whole map to see that nothing is missing.
+ * Walking a map to see that nothing is missing, beside that of an earlier
+ * version of the image where nothing is missing.
  *
  * Children of a node are sorted and looked at once each, so an image in which
  * one subtree repeats (a pattern over terabytes) costs one walk of it a
  * level, and a map made to explode - each node naming the same child 512
  * times - costs no more than its height.
+ *
+ * What the earlier version has below the node at the same place, anywhere below
+ * it, is there and is not looked at: ids are equal only where whole subtrees
+ * are. So an image costs two nodes for each of its nodes that changed, and a
+ * look-up for each page; an equal one costs nothing. That the earlier version
+ * is complete is the caller's word (commit_check.c says how it is known);
+ * whatever is wrong with its map otherwise, it can only fail to help.
+ *
+ * Versions of unequal height are held together at page 0: the root of the lower
+ * one is what the first places of the higher one's nodes lead to.
  */
 
 #include "common/io.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+/* A child of a node, and the first place where it stands. */
+struct place {
+    struct chunk_id id;
+    unsigned i;
+};
+
+/* A node of the earlier version beside the one that is checked: `height` may
+ * be lower than where it stands. Zero: there is none. */
+struct beside {
+    struct chunk_id id;
+    unsigned height;
+};
+
+/* What is in hand while the children of one node are looked at. */
+struct level {
+    struct map_node node;
+    struct map_node old;               /* the node beside it, if `has_old` */
+    struct chunk_id known[MAP_FANOUT]; /* children of `old`, sorted */
+    struct place places[MAP_FANOUT];
+    size_t count;
+    bool has_old;
+};
 
 static int by_id(const void *a, const void *b)
 {
     return chunk_id_compare(a, b);
 }
 
-/* Sort the node's ids, drop zeros and repetitions; returns how many stay. */
-static size_t unique_ids(struct map_node *node)
+static int by_id_and_place(const void *a, const void *b)
 {
-    size_t count = 0;
+    const struct place *x = a;
+    const struct place *y = b;
+    int order = chunk_id_compare(&x->id, &y->id);
 
-    qsort(node->ids, MAP_FANOUT, sizeof(node->ids[0]), by_id);
-    for (size_t i = 0; i < MAP_FANOUT; i++) {
-        if (chunk_id_is_zero(&node->ids[i]))
-            continue;
-        if (count > 0 &&
-            chunk_id_compare(&node->ids[i], &node->ids[count - 1]) == 0)
-            continue;
-        node->ids[count++] = node->ids[i];
-    }
-    return count;
+    return order ? order : (x->i > y->i) - (x->i < y->i);
 }
 
-static int check_pages(struct store *store, const struct chunk_id *ids,
-                       size_t count, struct vn_err *err)
+static bool is_known(const struct level *l, const struct chunk_id *id)
+{
+    return l->has_old &&
+           bsearch(id, l->known, MAP_FANOUT, sizeof(*id), by_id) != NULL;
+}
+
+/* The children to look at: neither zero, nor known, nor twice. */
+static void list_places(struct level *l)
+{
+    size_t all = 0;
+
+    l->count = 0;
+    for (unsigned i = 0; i < MAP_FANOUT; i++)
+        if (!chunk_id_is_zero(&l->node.ids[i]))
+            l->places[all++] = (struct place){.id = l->node.ids[i], .i = i};
+    qsort(l->places, all, sizeof(l->places[0]), by_id_and_place);
+    for (size_t k = 0; k < all; k++) {
+        const struct chunk_id *id = &l->places[k].id;
+
+        if (l->count > 0 &&
+            chunk_id_compare(&l->places[l->count - 1].id, id) == 0)
+            continue;
+        if (!is_known(l, id))
+            l->places[l->count++] = l->places[k];
+    }
+}
+
+static int check_pages(struct map_check *check, const struct level *l,
+                       struct vn_err *err)
 {
     struct chunk_place places[MAP_FANOUT];
+    struct chunk_id ids[MAP_FANOUT];
     char hex[2 * STORE_ID_SIZE + 1];
 
-    if (index_find(store->index, ids, count, places, err) < 0)
+    for (size_t i = 0; i < l->count; i++)
+        ids[i] = l->places[i].id;
+    check->pages_looked_up += l->count;
+    if (index_find(check->store->index, ids, l->count, places, err) < 0)
         return -1;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < l->count; i++) {
         if (places[i].stored_size > 0 && places[i].kind == CHUNK_PAGE)
             continue;
         io_hex(ids[i].bytes, STORE_ID_SIZE, hex);
@@ -52,32 +110,93 @@ static int check_pages(struct store *store, const struct chunk_id *ids,
     return 0;
 }
 
-static int check_node(struct store *store, const struct chunk_id *id,
-                      unsigned height, struct vn_err *err)
+/* Read the node beside; one that cannot be read is none. */
+static void load_old(struct map_check *check, struct level *l,
+                     const struct beside *beside, unsigned height)
 {
-    vn_auto(free) struct map_node *node = vn_alloc(sizeof(*node));
-    size_t count;
+    struct vn_err ignored = VN_ERR_INIT;
 
-    if (chunk_read_node(store, id, height, node, err) < 0)
+    if (chunk_id_is_zero(&beside->id) || beside->height != height)
+        return;
+    check->nodes_read++;
+    if (chunk_read_node(check->store, &beside->id, height, &l->old, &ignored) <
+        0)
+        return;
+    memcpy(l->known, l->old.ids, sizeof(l->known));
+    qsort(l->known, MAP_FANOUT, sizeof(l->known[0]), by_id);
+    l->has_old = true;
+}
+
+/* What stands beside the child at a place. */
+static struct beside beside_child(const struct level *l,
+                                  const struct beside *beside, unsigned height,
+                                  unsigned i)
+{
+    if (l->has_old)
+        return (struct beside){.id = l->old.ids[i], .height = height - 1};
+    if (i == 0 && beside->height < height)
+        return *beside;
+    return (struct beside){.height = 0};
+}
+
+static int check_node(struct map_check *check, const struct chunk_id *id,
+                      unsigned height, const struct beside *beside,
+                      struct vn_err *err)
+{
+    vn_auto(free) struct level *l = NULL;
+
+    if (beside->height == height && chunk_id_compare(&beside->id, id) == 0)
+        return 0;
+    l = vn_alloc(sizeof(*l));
+    check->nodes_read++;
+    if (chunk_read_node(check->store, id, height, &l->node, err) < 0)
         return -1;
-    count = unique_ids(node);
+    load_old(check, l, beside, height);
+    list_places(l);
     if (height == 0)
-        return check_pages(store, node->ids, count, err);
-    for (size_t i = 0; i < count; i++)
-        if (check_node(store, &node->ids[i], height - 1, err) < 0)
+        return check_pages(check, l, err);
+    for (size_t k = 0; k < l->count; k++) {
+        struct beside below = beside_child(l, beside, height, l->places[k].i);
+
+        if (check_node(check, &l->places[k].id, height - 1, &below, err) < 0)
             return -1;
+    }
     return 0;
 }
 
-int map_walk_check(struct store *store, const struct map_root *root,
-                   struct vn_err *err)
+/* The earlier version's node that stands beside a root of this height: its
+ * root, or what its first places lead to. */
+static struct beside descend(struct map_check *check,
+                             const struct map_root *parent, unsigned height)
 {
+    vn_auto(free) struct map_node *node = vn_alloc(sizeof(*node));
+    struct beside beside = {.id = parent->root,
+                            .height = map_height(parent->size)};
+    struct vn_err ignored = VN_ERR_INIT;
+
+    while (beside.height > height && !chunk_id_is_zero(&beside.id)) {
+        check->nodes_read++;
+        if (chunk_read_node(check->store, &beside.id, beside.height, node,
+                            &ignored) < 0)
+            return (struct beside){.height = 0};
+        beside.id = node->ids[0];
+        beside.height--;
+    }
+    return beside;
+}
+
+int map_walk_check(struct map_check *check, const struct map_root *root,
+                   const struct map_root *parent, struct vn_err *err)
+{
+    static const struct map_root none;
+    unsigned height = map_height(root->size);
+    struct beside beside = descend(check, parent ? parent : &none, height);
     struct chunk_place place;
     char hex[2 * STORE_ID_SIZE + 1];
 
     if (chunk_id_is_zero(&root->root))
         return 0;
-    if (index_find(store->index, &root->root, 1, &place, err) < 0)
+    if (index_find(check->store->index, &root->root, 1, &place, err) < 0)
         return -1;
     if (place.stored_size == 0) {
         io_hex(root->root.bytes, STORE_ID_SIZE, hex);
@@ -86,5 +205,5 @@ int map_walk_check(struct store *store, const struct map_root *root,
                        "flushed?)",
                        hex);
     }
-    return check_node(store, &root->root, map_height(root->size), err);
+    return check_node(check, &root->root, height, &beside, err);
 }

@@ -25,6 +25,7 @@
 
 #include "common/buf.h"
 #include "common/cursor.h"
+#include "store/codec_zstd.h"
 #include "store/map_node.h"
 
 #include <assert.h>
@@ -41,6 +42,7 @@ static const char footer_magic[8] = "VNSTPEND";
 
 struct pack_builder {
     uint8_t store_id[16];
+    unsigned version;
     uint8_t *data; /* PACK_ALIGN aligned; header space, then chunks */
     size_t size;
     size_t capacity;
@@ -54,6 +56,7 @@ struct pack_builder *pack_builder_new(const uint8_t store_id[16])
     memcpy(b->store_id, store_id, sizeof(b->store_id));
     buf_init(&b->directory, PACK_SIZE_MAX);
     b->size = PACK_HEADER_SIZE;
+    b->version = PACK_VERSION;
     return b;
 }
 
@@ -69,7 +72,19 @@ void pack_builder_free(struct pack_builder *b)
 void pack_builder_reset(struct pack_builder *b)
 {
     b->size = PACK_HEADER_SIZE;
+    b->version = PACK_VERSION;
     b->directory.size = 0;
+}
+
+unsigned pack_builder_version(const struct pack_builder *b)
+{
+    return b->version;
+}
+
+void pack_builder_raise_version(struct pack_builder *b, unsigned version)
+{
+    if (version > b->version)
+        b->version = version;
 }
 
 size_t pack_builder_count(const struct pack_builder *b)
@@ -165,10 +180,43 @@ int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
     struct pack_entry entry = *from;
 
     assert(from->stored_size > 0 && from->stored_size <= from->raw_size);
+    assert(from->codec <= CODEC_LZ4 || b->version >= PACK_VERSION_ZSTD);
     if (builder_reserve(b, from->stored_size + PACK_ENTRY_SIZE, err) < 0)
         return -1;
     entry.offset = (uint32_t)b->size;
     memcpy(b->data + b->size, stored, from->stored_size);
+    entry_encode(&b->directory, &entry);
+    if (buf_check(&b->directory, "a pack's directory", err) < 0)
+        return -1;
+    b->size += entry.stored_size;
+    *ret = entry;
+    return 0;
+}
+
+int pack_builder_recode(struct pack_builder *b, struct codec_zstd *codec,
+                        const struct pack_entry *from, const uint8_t *stored,
+                        const uint8_t *raw, struct pack_entry *ret,
+                        struct vn_err *err)
+{
+    struct pack_entry entry = *from;
+    uint8_t back[MAP_LEAF_SIZE]; /* the largest of pages and nodes */
+    struct vn_err why = VN_ERR_INIT;
+    size_t packed, size;
+
+    assert(from->kind <= CHUNK_INNER);
+    pack_builder_raise_version(b, PACK_VERSION_ZSTD);
+    if (builder_reserve(b, from->stored_size + PACK_ENTRY_SIZE, err) < 0)
+        return -1;
+    packed = codec_zstd_compress(codec, raw, from->raw_size, b->data + b->size,
+                                 from->stored_size - 1);
+    if (packed == 0 ||
+        codec_zstd_decode(b->data + b->size, packed, back, sizeof(back), &size,
+                          &why) < 0 ||
+        size != from->raw_size || memcmp(back, raw, size) != 0)
+        return pack_builder_copy(b, from, stored, ret, err);
+    entry.codec = CODEC_ZSTD;
+    entry.offset = (uint32_t)b->size;
+    entry.stored_size = (uint32_t)packed;
     entry_encode(&b->directory, &entry);
     if (buf_check(&b->directory, "a pack's directory", err) < 0)
         return -1;
@@ -184,7 +232,7 @@ static void header_encode(const struct pack_builder *b, uint64_t pack_id)
 
     buf_init(&out, PACK_HEADER_SIZE);
     buf_put(&out, header_magic, sizeof(header_magic));
-    buf_put_le32(&out, PACK_VERSION);
+    buf_put_le32(&out, b->version);
     buf_put_le32(&out, 0);
     buf_put(&out, b->store_id, sizeof(b->store_id));
     buf_put_le64(&out, pack_id);
@@ -204,7 +252,7 @@ static void footer_encode(const struct pack_builder *b, uint64_t pack_id,
 
     buf_init(&out, PACK_FOOTER_SIZE);
     buf_put(&out, footer_magic, sizeof(footer_magic));
-    buf_put_le32(&out, PACK_VERSION);
+    buf_put_le32(&out, b->version);
     buf_put_le32(&out, (uint32_t)pack_builder_count(b));
     buf_put_le64(&out, b->size);
     buf_put_le64(&out, pack_id);
@@ -272,6 +320,9 @@ int pack_decode(unsigned kind, unsigned codec, const void *stored,
         *ret_size = stored_size;
         return 0;
     }
+    if (codec == CODEC_ZSTD)
+        return codec_zstd_decode(stored, stored_size, out, limit, ret_size,
+                                 err);
     if (codec != CODEC_LZ4)
         return vn_fail(err, VN_E_CORRUPT, "unknown codec %u", codec);
     size =
@@ -292,9 +343,10 @@ static bool check_matches(const void *data, size_t size, const uint8_t *wanted)
     return memcmp(check, wanted, sizeof(check)) == 0;
 }
 
-static int entry_parse(struct cursor *c, uint32_t offset, uint64_t end,
-                       struct pack_entry *ret, struct vn_err *err)
+static int entry_parse(struct cursor *c, unsigned version, uint32_t offset,
+                       uint64_t end, struct pack_entry *ret, struct vn_err *err)
 {
+    unsigned codec_max = version == PACK_VERSION ? CODEC_LZ4 : CODEC_ZSTD;
     const uint8_t *id = cursor_take(c, IDENT_FULL_SIZE);
     struct pack_entry entry = {0};
 
@@ -314,7 +366,7 @@ static int entry_parse(struct cursor *c, uint32_t offset, uint64_t end,
                        "at %u is due",
                        entry.offset, entry.stored_size, offset);
     if (entry.raw_size == 0 || entry.raw_size > pack_raw_limit(entry.kind) ||
-        entry.stored_size > entry.raw_size || entry.codec > CODEC_LZ4)
+        entry.stored_size > entry.raw_size || entry.codec > codec_max)
         return vn_fail(err, VN_E_CORRUPT,
                        "the directory has a chunk of kind %u, codec %u, %u "
                        "bytes from %u",
@@ -332,7 +384,7 @@ static int directory_parse(const uint8_t *directory, uint64_t directory_offset,
     uint64_t offset = PACK_HEADER_SIZE;
 
     for (uint32_t i = 0; i < pack->count; i++) {
-        if (entry_parse(&c, (uint32_t)offset, directory_offset,
+        if (entry_parse(&c, pack->version, (uint32_t)offset, directory_offset,
                         &pack->entries[i], err) < 0)
             return -1;
         offset += pack->entries[i].stored_size;
@@ -343,6 +395,18 @@ static int directory_parse(const uint8_t *directory, uint64_t directory_offset,
                        (unsigned long long)offset,
                        (unsigned long long)directory_offset);
     return 0;
+}
+
+unsigned pack_header_version(const uint8_t header[PACK_HEADER_SIZE])
+{
+    struct cursor c = cursor_of(header, PACK_HEADER_SIZE);
+
+    if (memcmp(cursor_take(&c, sizeof(header_magic)), header_magic,
+               sizeof(header_magic)) != 0 ||
+        !check_matches(header, PACK_HEADER_SIZE - 16,
+                       header + PACK_HEADER_SIZE - 16))
+        return 0;
+    return cursor_le32(&c);
 }
 
 /* The damage below the directory, if any; see pack_parse(). `chunks` may be
@@ -364,7 +428,7 @@ static void find_damage(const uint8_t *header, const uint8_t *chunks,
         !check_matches(header, PACK_HEADER_SIZE - 16,
                        header + PACK_HEADER_SIZE - 16))
         what = "its header is damaged";
-    else if (version != PACK_VERSION || flags != 0 || id != pack->id)
+    else if (version != pack->version || flags != 0 || id != pack->id)
         what = "its header and its footer do not agree";
     else if (chunks &&
              !check_matches(chunks, directory_offset - PACK_HEADER_SIZE,
@@ -375,6 +439,7 @@ static void find_damage(const uint8_t *header, const uint8_t *chunks,
 
 /* What the footer says; the checks point into it. */
 struct footer {
+    uint32_t version;
     uint64_t id;
     uint64_t directory_offset;
     uint32_t count;
@@ -386,7 +451,6 @@ static int footer_parse(const uint8_t *footer, uint64_t size,
                         struct footer *ret, struct vn_err *err)
 {
     struct cursor c = cursor_of(footer, PACK_FOOTER_SIZE);
-    uint32_t version;
 
     if (size < PACK_HEADER_SIZE + PACK_FOOTER_SIZE || size > PACK_SIZE_MAX)
         return vn_fail(err, VN_E_CORRUPT, "it has %llu bytes",
@@ -395,11 +459,11 @@ static int footer_parse(const uint8_t *footer, uint64_t size,
         !check_matches(footer, PACK_FOOTER_SIZE - 16,
                        footer + PACK_FOOTER_SIZE - 16))
         return vn_fail(err, VN_E_CORRUPT, "its footer is damaged");
-    version = cursor_le32(&c);
-    if (version != PACK_VERSION)
+    ret->version = cursor_le32(&c);
+    if (ret->version < PACK_VERSION || ret->version > PACK_VERSION_ZSTD)
         return vn_fail(err, VN_E_VERSION,
-                       "it has format %u, this program knows format %u",
-                       version, PACK_VERSION);
+                       "it has format %u, this program knows formats %u to %u",
+                       ret->version, PACK_VERSION, PACK_VERSION_ZSTD);
     ret->count = cursor_le32(&c);
     ret->directory_offset = cursor_le64(&c);
     ret->id = cursor_le64(&c);
@@ -437,7 +501,7 @@ static int parse_parts(const uint8_t *header, const uint8_t *chunks,
     if (!check_matches(directory, (size_t)f.count * PACK_ENTRY_SIZE,
                        f.directory_check))
         return vn_fail(err, VN_E_CORRUPT, "its directory is damaged");
-    pack = (struct pack){.id = f.id, .count = f.count};
+    pack = (struct pack){.version = f.version, .id = f.id, .count = f.count};
     pack.entries = vn_alloc(pack.count * sizeof(*pack.entries));
     if (directory_parse(directory, f.directory_offset, &pack, err) < 0) {
         pack_done(&pack);

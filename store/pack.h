@@ -10,10 +10,15 @@
 
 #include "store/ident.h"
 
-#define PACK_VERSION     1u
-#define PACK_HEADER_SIZE 64u
-#define PACK_ENTRY_SIZE  48u
-#define PACK_FOOTER_SIZE 80u
+struct codec_zstd;
+
+/* Of packs with LZ4 only, and of those that zstd was tried on: in the latter
+ * any codec may be, in the former none above CODEC_LZ4. */
+#define PACK_VERSION      1u
+#define PACK_VERSION_ZSTD 2u
+#define PACK_HEADER_SIZE  64u
+#define PACK_ENTRY_SIZE   48u
+#define PACK_FOOTER_SIZE  80u
 
 /* A pack is written when its chunks pass this size. */
 #define PACK_TARGET_SIZE (8u << 20)
@@ -26,7 +31,8 @@
 
 enum chunk_codec {
     CODEC_RAW = 0,
-    CODEC_LZ4 = 1, /* LZ4 block */
+    CODEC_LZ4 = 1,  /* LZ4 block */
+    CODEC_ZSTD = 2, /* zstd frame, see codec_zstd.h */
 };
 
 /* One line of a pack's directory. */
@@ -66,6 +72,23 @@ int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
 int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
                       const uint8_t *stored, struct pack_entry *ret,
                       struct vn_err *err) VN_MUST_USE;
+/*
+ * The same, with its content `raw` of from->raw_size bytes, which was held
+ * against its id: compressed by zstd where that makes it smaller. The pack
+ * gets version PACK_VERSION_ZSTD.
+ */
+int pack_builder_recode(struct pack_builder *b, struct codec_zstd *codec,
+                        const struct pack_entry *from, const uint8_t *stored,
+                        const uint8_t *raw, struct pack_entry *ret,
+                        struct vn_err *err) VN_MUST_USE;
+
+/*
+ * The version that the pack gets. An empty builder is of PACK_VERSION; who
+ * copies from a pack of PACK_VERSION_ZSTD raises it before. It never sinks
+ * before the next reset.
+ */
+unsigned pack_builder_version(const struct pack_builder *b);
+void pack_builder_raise_version(struct pack_builder *b, unsigned version);
 size_t pack_builder_count(const struct pack_builder *b);
 /* Bytes that the finished pack would have now. */
 size_t pack_builder_size(const struct pack_builder *b);
@@ -94,8 +117,13 @@ int pack_decode(unsigned kind, unsigned codec, const void *stored,
                 size_t stored_size, uint8_t *out, size_t *ret_size,
                 struct vn_err *err) VN_MUST_USE;
 
+/* The version that a pack's first PACK_HEADER_SIZE bytes name; 0: they are
+ * damaged. */
+unsigned pack_header_version(const uint8_t header[PACK_HEADER_SIZE]);
+
 struct pack {
     uint64_t id;
+    unsigned version;
     uint8_t store_id[16];
     uint32_t count;
     struct pack_entry *entries; /* owned */

@@ -400,7 +400,8 @@ int repair_rebuild(struct repair *r, bool sound, struct vn_err *err)
     if (users < 0)
         return -1;
     b.store = (struct store){.path = path, .users_fd = -1, .config = r->config};
-    ident_init(&b.store.ident, r->config.key, r->config.secret);
+    ident_init(&b.store.ident, r->config.identity, r->config.key,
+               r->config.secret);
     b.store.engine = engine_file_open(packs, err);
     if (b.store.engine)
         result = build_locked(&b, sound, err);

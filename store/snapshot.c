@@ -7,8 +7,9 @@
  * pack of its own, and its chunk id is the snapshot's id. So a manifest
  * proves itself when it is read, and lies in the packs when the index is lost.
  *
- * Commit: check the document; walk the maps of all objects (a snapshot whose
- * chunks are not all in the index is refused); write the pack with the
+ * Commit: check the document; walk the maps of all objects, where they differ
+ * from those of a snapshot that exists (commit_check.c; a snapshot whose chunks
+ * are not all in the index is refused); write the pack with the
  * manifest and wait until it is durable; one index transaction, which
  * re-checks that the name is free. That transaction is the commit: before it
  * the snapshot does not exist, after it it is complete and durable.
@@ -37,21 +38,6 @@
 #define COMMIT_MAX 100u /* tries, each beaten by a gc that condemns packs */
 
 /* ---- commit ----------------------------------------------------------- */
-
-static int check_maps(struct store *store, const json_t *manifest,
-                      struct vn_err *err)
-{
-    json_t *objects = json_object_get(manifest, "objects");
-    struct map_root root;
-    const char *name;
-    json_t *entry;
-
-    json_object_foreach (objects, name, entry)
-        if (manifest_parse_root(entry, &root, err) < 0 ||
-            map_walk_check(store, &root, err) < 0)
-            return vn_wrap(err, "object '%.200s'", name);
-    return 0;
-}
 
 /* The document as it is stored. Caller frees. */
 static char *stored_text(const json_t *manifest)
@@ -123,6 +109,7 @@ struct commit {
 static int check_chunks(const struct commit *c, uint64_t *ret_epoch,
                         struct vn_err *err)
 {
+    struct map_check check = {.store = c->store};
     struct index_condemned condemned;
     struct index_state state;
     int result;
@@ -131,7 +118,7 @@ static int check_chunks(const struct commit *c, uint64_t *ret_epoch,
         return -1;
     result = gc_rescue(c->store, c->manifest, &condemned, err);
     index_condemned_done(&condemned);
-    if (result < 0 || check_maps(c->store, c->manifest, err) < 0)
+    if (result < 0 || commit_check_maps(&check, c->manifest, &state, err) < 0)
         return -1;
     /* What was missing has come meanwhile: look again from the start. */
     if (result > 0)

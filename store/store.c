@@ -60,6 +60,12 @@ static int sync_name(const char *path, struct vn_err *err)
 
 int store_init(const char *path, struct vn_err *err)
 {
+    return store_init_as(path, STORE_BLAKE3, err);
+}
+
+int store_init_as(const char *path, enum store_identity identity,
+                  struct vn_err *err)
+{
     vn_auto(free) char *index = vn_format("%s/index", path);
     vn_auto(free) char *packs = vn_format("%s/packs", path);
     struct store_config config;
@@ -67,6 +73,7 @@ int store_init(const char *path, struct vn_err *err)
     if (io_make_dirs(path, err) < 0 || check_empty(path, err) < 0 ||
         store_config_draw(&config, err) < 0)
         return -1;
+    config.identity = identity;
     if (chmod(path, 0700) < 0)
         return vn_fail(err, errno, "protect '%s'", path);
     if (io_make_dirs(index, err) < 0 || io_make_dirs(packs, err) < 0 ||
@@ -92,7 +99,8 @@ struct store *store_open(const char *path, struct vn_err *err)
     store->users_fd = store_users_enter(path, false, err);
     if (store->users_fd < 0)
         return NULL;
-    ident_init(&store->ident, store->config.key, store->config.secret);
+    ident_init(&store->ident, store->config.identity, store->config.key,
+               store->config.secret);
     store->index = index_open(index, store->config.store_id, err);
     if (store->index)
         store->engine = engine_file_open(packs, err);

@@ -35,7 +35,7 @@
 #define STORE_OBJECT_MAX  (1ull << 46) /* bytes in one image */
 #define STORE_OBJECTS_MAX 65536u       /* images in one snapshot */
 
-/* A chunk's identity: keyed BLAKE3 of its content, first 16 bytes. */
+/* A chunk's identity: the keyed hash of its content, first 16 bytes. */
 struct chunk_id {
     uint8_t bytes[STORE_ID_SIZE];
 };
@@ -51,11 +51,24 @@ struct store_writer;
 struct image_writer;
 struct image_reader;
 
+/* What ids are; chosen when a store is made, for good. */
+enum store_identity {
+    STORE_BLAKE3, /* keyed BLAKE3: what is fastest */
+    STORE_SHA256, /* HMAC-SHA-256, where only that is allowed */
+};
+
+/* "blake3", "sha256": as in config.json and on the command line. */
+const char *store_identity_name(enum store_identity identity);
+/* False: there is no identity of that name. */
+bool store_identity_parse(const char *name, enum store_identity *ret);
+
 /*
  * Create an empty store in a directory that does not exist or is empty. New
  * secrets are drawn for its hashes. VN_E_EXISTS if a store is there already.
  */
-int store_init(const char *path, struct vn_err *err) VN_MUST_USE;
+int store_init(const char *path, struct vn_err *err) VN_MUST_USE; /* BLAKE3 */
+int store_init_as(const char *path, enum store_identity identity,
+                  struct vn_err *err) VN_MUST_USE;
 
 /* Open an existing store. The handle may be shared by threads. NULL on error:
  * VN_E_NOT_FOUND (no store there), VN_E_VERSION (a newer format). */
@@ -224,6 +237,27 @@ json_t *store_list(struct store *store, struct vn_err *err) VN_MUST_USE;
  */
 int store_delete(struct store *store, const char *snapshot,
                  struct vn_err *err) VN_MUST_USE;
+
+/* ---- comparing -------------------------------------------------------- */
+
+/* A run of bytes that differ: the offset is a multiple of 4096, and so is the
+ * end unless it is that of the larger image. -1, with err raised, ends the
+ * comparison with that error. */
+typedef int store_diff_fn(void *context, uint64_t offset, uint64_t size,
+                          struct vn_err *err);
+
+/*
+ * Where do two images of this store differ, to a page of 4096 bytes? The
+ * shorter one counts as continued with zeros. Runs come by rising offset, none
+ * touches another. No page is read, and of the maps only what differs: the cost
+ * is that of the difference, whatever the size of the images. A root of zeros
+ * with any size stands for no image. Blocks on the disk. VN_E_CORRUPT where a
+ * map is damaged, after the runs before it. Who may meet a gc that removes one
+ * of the images holds the store since before he loaded their manifests.
+ */
+int store_diff_object(struct store *store, const struct map_root *a,
+                      const struct map_root *b, store_diff_fn *fn,
+                      void *context, struct vn_err *err) VN_MUST_USE;
 
 /* ---- retention -------------------------------------------------------- */
 
@@ -397,26 +431,35 @@ struct store_gc_opts {
      * another gc or a verify to end. What cannot be removed then is left to
      * the next gc. */
     uint64_t wait_ms;
+    /* 1 to 19: also rewrite packs on whose pages and nodes zstd was not tried
+     * yet, with that level; 0: leave them as they are. */
+    unsigned recompress_level;
+    /* Remove what was emptied after so many bytes were rewritten, so that no
+     * more space is needed meanwhile. 0: 1 GiB, or a sixteenth if more. */
+    uint64_t batch_bytes;
     store_progress_fn *progress; /* may be NULL */
     void *context;
 };
 
 #define STORE_GC_THRESHOLD 50u /* percent, what the command takes */
+#define STORE_GC_LEVEL     3u  /* of recompression, likewise */
+#define STORE_GC_LEVEL_MAX 19u
 
 struct store_gc_counts {
-    uint64_t snapshots;       /* that were looked at */
-    uint64_t chunks;          /* in the index before */
-    uint64_t chunks_live;     /* of these, needed by snapshots */
-    uint64_t chunks_removed;  /* from the index */
-    uint64_t packs_removed;   /* all of the following that were packs */
-    uint64_t packs_rewritten; /* their live chunks moved to new packs */
-    uint64_t packs_new;       /* written for that */
-    uint64_t orphans_removed; /* packs and leftovers of writers that died */
-    uint64_t packs_waiting;   /* to be removed by a later gc: still in use */
-    uint64_t packs_damaged;   /* that should be rewritten and cannot be read */
-    uint64_t bytes_removed;   /* of packs and orphans */
-    uint64_t bytes_written;   /* of new packs */
-    uint64_t holder;          /* a process id that is waited for, or 0 */
+    uint64_t snapshots;           /* that were looked at */
+    uint64_t chunks;              /* in the index before */
+    uint64_t chunks_live;         /* of these, needed by snapshots */
+    uint64_t chunks_removed;      /* from the index */
+    uint64_t packs_removed;       /* all of the following that were packs */
+    uint64_t packs_rewritten;     /* their live chunks moved to new packs */
+    uint64_t packs_new;           /* written for that */
+    uint64_t chunks_recompressed; /* that are smaller now, by zstd */
+    uint64_t orphans_removed;     /* packs and leftovers of writers that died */
+    uint64_t packs_waiting; /* to be removed by a later gc: still in use */
+    uint64_t packs_damaged; /* that should be rewritten and cannot be read */
+    uint64_t bytes_removed; /* of packs and orphans */
+    uint64_t bytes_written; /* of new packs */
+    uint64_t holder;        /* a process id that is waited for, or 0 */
 };
 
 /*

@@ -261,12 +261,33 @@ int image_reader_load_leaf(struct image_reader *image, uint64_t index,
 
 /* ---- map_walk.c ------------------------------------------------------- */
 
+/* Looking for what is missing, and what it cost so far. */
+struct map_check {
+    struct store *store;
+    uint64_t nodes_read;
+    uint64_t pages_looked_up;
+};
+
 /*
  * Is every chunk that the image needs in the index? Nodes are read and
- * checked, pages are looked up. VN_E_NOT_FOUND names the missing chunk.
+ * checked, pages are looked up. VN_E_NOT_FOUND names the missing chunk. What
+ * `parent` has at the same places is not looked at: the caller knows that
+ * every chunk of that image is there. NULL: there is none.
  */
-int map_walk_check(struct store *store, const struct map_root *root,
+int map_walk_check(struct map_check *check, const struct map_root *root,
+                   const struct map_root *parent,
                    struct vn_err *err) VN_MUST_USE;
+
+/* ---- commit_check.c --------------------------------------------------- */
+
+/*
+ * map_walk_check() of all objects, beside those of snapshots that exist.
+ * `state` was read from the index before this call; what is found holds for a
+ * snapshot that is published while the epoch is still that one.
+ */
+int commit_check_maps(struct map_check *check, const json_t *manifest,
+                      const struct index_state *state,
+                      struct vn_err *err) VN_MUST_USE;
 
 /* ---- manifest.c ------------------------------------------------------- */
 

@@ -37,6 +37,7 @@ cmd_run_fn cmd_put;
 cmd_run_fn cmd_get;
 cmd_run_fn cmd_list;
 cmd_run_fn cmd_show;
+cmd_run_fn cmd_diff;
 cmd_run_fn cmd_delete;
 cmd_run_fn cmd_prune;
 cmd_run_fn cmd_gc;

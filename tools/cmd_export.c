@@ -1,7 +1,8 @@
-/* vnstore export SNAP -o FILE: write a snapshot as a tar, or a Xen domain in
- * it as a file that xl restores. */
+/* vnstore export SNAP -o FILE: write a snapshot as a tar, a Xen domain in it
+ * as a file that xl restores, or one object of it as a disk image. */
 
 #include "cmd.h"
+#include "cmd_export_image.h"
 #include "cmd_export_xl.h"
 #include "cmd_outfile.h"
 #include "ui_progress.h"
@@ -15,14 +16,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { KEY_VM = 0x500 };
-enum format { FORMAT_TAR, FORMAT_XL };
+enum { KEY_VM = 0x500, KEY_DISK, KEY_RAM, KEY_OBJECT, KEY_SINCE };
+enum format { FORMAT_TAR, FORMAT_XL, FORMAT_RAW, FORMAT_QCOW2, FORMATS };
+
+static const char *const format_names[FORMATS] = {"tar", "xl", "raw", "qcow2"};
 
 struct args {
     struct cmd_common common;
     const char *snapshot;
     const char *output;
-    const char *vm; /* NULL: the only one */
+    const char *since;                 /* format tar; NULL: all of it */
+    struct export_image_choice choice; /* its VM also for xl */
     enum format format;
 };
 
@@ -32,25 +36,45 @@ static const struct argp_child children[] = {
 static void parse_format(struct argp_state *state, struct args *args,
                          const char *arg)
 {
-    if (strcmp(arg, "tar") == 0)
-        args->format = FORMAT_TAR;
-    else if (strcmp(arg, "xl") == 0)
-        args->format = FORMAT_XL;
-    else
-        argp_error(state, "--format: '%s' is neither tar nor xl", arg);
+    unsigned format = 0;
+
+    while (format < FORMATS && strcmp(arg, format_names[format]) != 0)
+        format++;
+    if (format == FORMATS)
+        argp_error(state, "--format: '%s' is not tar, xl, raw or qcow2", arg);
+    args->format = (enum format)format;
+}
+
+static bool is_image(const struct args *args)
+{
+    return args->format == FORMAT_RAW || args->format == FORMAT_QCOW2;
+}
+
+static void check_choice(struct argp_state *state, const struct args *args)
+{
+    const struct export_image_choice *c = &args->choice;
+
+    if (c->vm && args->format == FORMAT_TAR)
+        argp_error(state, "--vm goes with another --format: a tar has all VMs");
+    if ((c->disk || c->ram || c->object) && !is_image(args))
+        argp_error(state, "--disk, --ram and --object go with --format raw or"
+                          " qcow2");
+    if (args->since && args->format != FORMAT_TAR)
+        argp_error(state, "--since goes with --format tar");
+    if ((c->disk && c->ram) || (c->object && (c->vm || c->disk || c->ram)))
+        argp_error(state, "only one of --disk, --ram and --object");
 }
 
 static void check_args(struct argp_state *state, const struct args *args)
 {
+    check_choice(state, args);
     if (!args->snapshot)
         argp_error(state, "SNAP is missing");
     if (!args->output)
         argp_error(state, "-o FILE is missing");
-    if (args->vm && args->format == FORMAT_TAR)
-        argp_error(state, "--vm goes with --format xl: a tar has all VMs");
     if (args->output && strcmp(args->output, "-") == 0 && isatty(STDOUT_FILENO))
-        argp_error(state, "a %s on a terminal is of no use",
-                   args->format == FORMAT_TAR ? "tar" : "saved domain");
+        argp_error(state, "a %s file on a terminal is of no use",
+                   format_names[args->format]);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -71,7 +95,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         parse_format(state, args, arg);
         return 0;
     case KEY_VM:
-        args->vm = arg;
+        args->choice.vm = arg;
+        return 0;
+    case KEY_DISK:
+        args->choice.disk = arg;
+        return 0;
+    case KEY_RAM:
+        args->choice.ram = arg;
+        return 0;
+    case KEY_SINCE:
+        args->since = arg;
+        return 0;
+    case KEY_OBJECT:
+        args->choice.object = arg;
         return 0;
     case ARGP_KEY_END:
         check_args(state, args);
@@ -85,15 +121,30 @@ static int export_to(struct store *store, const struct args *args, int fd,
                      struct vn_err *err)
 {
     struct ui_progress progress;
+    const struct export_image_opts image = {
+        .snapshot = args->snapshot,
+        .choice = args->choice,
+        .qcow2 = args->format == FORMAT_QCOW2,
+        .progress = ui_progress_update,
+        .context = &progress,
+    };
+    const struct archive_export_opts tar = {
+        .snapshot = args->snapshot,
+        .since = args->since,
+        .fd = fd,
+        .progress = ui_progress_update,
+        .context = &progress,
+    };
     int r;
 
     ui_progress_begin(&progress, "export", &args->common);
-    if (args->format == FORMAT_XL)
-        r = export_xl(store, args->snapshot, args->vm, fd, ui_progress_update,
-                      &progress, err);
+    if (is_image(args))
+        r = export_image(store, &image, fd, err);
+    else if (args->format == FORMAT_XL)
+        r = export_xl(store, args->snapshot, args->choice.vm, fd,
+                      ui_progress_update, &progress, err);
     else
-        r = archive_export(store, args->snapshot, fd, ui_progress_update,
-                           &progress, err);
+        r = archive_export(store, &tar, err);
     ui_progress_end(&progress);
     return r;
 }
@@ -136,9 +187,23 @@ int cmd_export(int argc, char **argv, struct vn_err *err)
          " output",
          0},
         {"format", 'f', "FORMAT", 0,
-         "tar (the default), or xl: a saved Xen domain, for xl restore", 0},
+         "tar (the default); xl: a saved Xen domain, for xl restore; raw or"
+         " qcow2: one disk, block of memory or file as a disk image",
+         0},
+        {"since", KEY_SINCE, "SNAP", 0,
+         "Format tar: only what differs from this snapshot, which whoever"
+         " imports it must have",
+         0},
         {"vm", KEY_VM, "VM", 0,
-         "Format xl: the domain; the only VM need not be named", 0},
+         "Formats xl, raw, qcow2: the VM; the only one need not be named", 0},
+        {"disk", KEY_DISK, "DISK", 0,
+         "Formats raw, qcow2: the VM's disk, a number from 0; the only one need"
+         " not be named",
+         0},
+        {"ram", KEY_RAM, "BLOCK", 0,
+         "Formats raw, qcow2: a block of the VM's memory, such as pc.ram", 0},
+        {"object", KEY_OBJECT, "NAME", 0,
+         "Formats raw, qcow2: an object as show names it, or without file/", 0},
         {0},
     };
     static const struct argp argp = {
@@ -148,7 +213,7 @@ int cmd_export(int argc, char **argv, struct vn_err *err)
         .doc =
             "Write a snapshot as a tar of its manifest, its objects as sparse"
             " files, and SHA256SUMS; or one Xen domain of it as a file for xl"
-            " restore.",
+            " restore; or one object of it as a disk image.",
         .children = children,
     };
     vn_auto(store) struct store *store = NULL;

@@ -10,23 +10,36 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define WAIT_DEFAULT_S 60u
 #define WAIT_MAX_S     1000000u
 
-enum { KEY_DRY_RUN = 0x700, KEY_THRESHOLD, KEY_WAIT };
+enum { KEY_DRY_RUN = 0x700, KEY_THRESHOLD, KEY_WAIT, KEY_RECOMPRESS };
 
 struct args {
     struct cmd_common common;
     bool dry_run;
     unsigned threshold_percent;
     unsigned wait_s;
+    unsigned recompress_level; /* 0: do not */
 };
 
 static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
                                              {&cmd_argp_json, 0, NULL, 0},
                                              {&cmd_argp_progress, 0, NULL, 0},
                                              {0}};
+
+/* "zstd" or "zstd:LEVEL". */
+static unsigned parse_codec(struct argp_state *state, const char *arg)
+{
+    if (strncmp(arg, "zstd", 4) != 0 || (arg[4] != '\0' && arg[4] != ':'))
+        argp_error(state, "--recompress: '%s' is not zstd or zstd:LEVEL", arg);
+    if (arg[4] == '\0')
+        return STORE_GC_LEVEL;
+    return cmd_parse_number(state, "--recompress", arg + 5, 1,
+                            STORE_GC_LEVEL_MAX);
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -45,6 +58,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_WAIT:
         args->wait_s = cmd_parse_number(state, "--wait", arg, 0, WAIT_MAX_S);
+        return 0;
+    case KEY_RECOMPRESS:
+        args->recompress_level = parse_codec(state, arg);
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "'%s' is one argument too many", arg);
@@ -67,6 +83,8 @@ static json_t *counts_json(const struct args *args,
     json_object_set_new(all, "packs_removed", jsonx_int(c->packs_removed));
     json_object_set_new(all, "packs_rewritten", jsonx_int(c->packs_rewritten));
     json_object_set_new(all, "packs_new", jsonx_int(c->packs_new));
+    json_object_set_new(all, "chunks_recompressed",
+                        jsonx_int(c->chunks_recompressed));
     json_object_set_new(all, "packs_waiting", jsonx_int(c->packs_waiting));
     json_object_set_new(all, "packs_damaged", jsonx_int(c->packs_damaged));
     json_object_set_new(all, "orphans_removed", jsonx_int(c->orphans_removed));
@@ -93,6 +111,9 @@ static json_t *counts_facts(const struct args *args,
     ui_fact(facts, "packs removed", "%llu, %llu of them rewritten%s",
             (unsigned long long)c->packs_removed,
             (unsigned long long)c->packs_rewritten, would);
+    if (c->chunks_recompressed)
+        ui_fact(facts, "chunks recompressed", "%llu",
+                (unsigned long long)c->chunks_recompressed);
     if (c->orphans_removed)
         ui_fact(facts, "leftovers removed", "%llu%s",
                 (unsigned long long)c->orphans_removed, would);
@@ -117,6 +138,7 @@ static int collect(const struct args *args, struct store *store,
         .dry_run = args->dry_run,
         .threshold_percent = args->threshold_percent,
         .wait_ms = args->wait_s * UINT64_C(1000),
+        .recompress_level = args->recompress_level,
         .progress = ui_progress_update,
         .context = &progress,
     };
@@ -140,6 +162,10 @@ int cmd_gc(int argc, char **argv, struct vn_err *err)
         {"wait", KEY_WAIT, "SECONDS", 0,
          "How long to wait for those who use what is to be removed (default"
          " 60)",
+         0},
+        {"recompress", KEY_RECOMPRESS, "zstd[:LEVEL]", 0,
+         "Compress what is not yet compressed so with zstd, level 1 to 19"
+         " (default 3)",
          0},
         {0},
     };

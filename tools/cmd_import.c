@@ -2,27 +2,38 @@
 
 #include "cmd.h"
 #include "ui_progress.h"
+#include "ui_table.h"
+
+#include "common/io.h"
 
 #include "store/archive.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+enum { KEY_SINCE = 0x800, KEY_SIZE_MAX };
 
 struct args {
     struct cmd_common common;
     const char *file;
     const char *name;
+    const char *since;
+    uint64_t size_max;
 };
 
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_progress, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
+                                             {&cmd_argp_json, 0, NULL, 0},
+                                             {&cmd_argp_progress, 0, NULL, 0},
+                                             {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct args *args = state->input;
+    struct vn_err err = VN_ERR_INIT;
 
     switch (key) {
     case ARGP_KEY_INIT:
@@ -30,6 +41,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case 'n':
         args->name = arg;
+        return 0;
+    case KEY_SINCE:
+        args->since = arg;
+        return 0;
+    case KEY_SIZE_MAX:
+        if (io_parse_size(arg, &args->size_max, &err) < 0 ||
+            args->size_max == 0)
+            argp_error(state, "--max-size: '%s' is no size", arg);
         return 0;
     case ARGP_KEY_ARG:
         cmd_take_arg(state, arg, &args->file);
@@ -43,10 +62,39 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+static void print_result(const struct args *args,
+                         const struct archive_imported *imported)
+{
+    const struct store_counts *counts = &imported->counts;
+    vn_auto(json) json_t *out = NULL;
+    char read[16], fresh[16], stored[16];
+
+    if (args->common.json) {
+        out = json_pack("{ss so}", "name", imported->name, "bytes",
+                        cmd_counts_json(counts));
+        ui_json_print(out);
+        return;
+    }
+    puts(imported->name);
+    if (args->common.quiet)
+        return;
+    io_format_size(counts->bytes_read, read);
+    io_format_size(counts->bytes_new, fresh);
+    io_format_size(counts->bytes_stored, stored);
+    fprintf(stderr, "%s read, %s new, %s stored\n", read, fresh, stored);
+}
+
 int cmd_import(int argc, char **argv, struct vn_err *err)
 {
     static const struct argp_option options[] = {
         {"name", 'n', "NAME", 0, "Keep it as NAME, not under its own name", 0},
+        {"since", KEY_SINCE, "SNAP", 0,
+         "What the snapshot that an incremental tar is based on is called here",
+         0},
+        {"max-size", KEY_SIZE_MAX, "SIZE", 0,
+         "Refuse a tar whose objects are larger together, holes included"
+         " (default 4T)",
+         0},
         {0},
     };
     static const struct argp argp = {
@@ -56,13 +104,15 @@ int cmd_import(int argc, char **argv, struct vn_err *err)
         .doc =
             "Read a snapshot from a tar made by export; - for standard input."
             " Nothing is kept unless all of it is there and every sum"
-            " agrees. Prints the snapshot's name.",
+            " agrees. Prints the snapshot's name, and on standard error how"
+            " much of it was new.",
         .children = children,
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(close) int fd = -1;
-    vn_auto(free) char *name = NULL;
-    struct args args = {0};
+    struct args args = {.size_max = ARCHIVE_SIZE_MAX};
+    struct archive_import_opts opts;
+    struct archive_imported imported;
     struct ui_progress progress;
     int r;
 
@@ -74,12 +124,20 @@ int cmd_import(int argc, char **argv, struct vn_err *err)
     store = cmd_open_store(&args.common, err);
     if (!store)
         return -1;
+    opts = (struct archive_import_opts){
+        .fd = fd,
+        .name = args.name,
+        .since = args.since,
+        .size_max = args.size_max,
+        .progress = ui_progress_update,
+        .context = &progress,
+    };
     ui_progress_begin(&progress, "import", &args.common);
-    r = archive_import(store, fd, args.name, ui_progress_update, &progress,
-                       &name, err);
+    r = archive_import(store, &opts, &imported, err);
     ui_progress_end(&progress);
     if (r < 0)
         return vn_wrap(err, "'%s'", args.file);
-    puts(name);
+    print_result(&args, &imported);
+    free(imported.name);
     return CMD_OK;
 }

@@ -2,6 +2,7 @@
  * of their own. */
 
 #include "cmd.h"
+#include "cmd_put_qcow2.h"
 #include "cmd_put_xl.h"
 #include "ui_progress.h"
 #include "ui_table.h"
@@ -25,10 +26,14 @@
 #define OBJECT_ROOT "file/"
 
 enum { KEY_OPAQUE = 0x600 };
+enum format { FORMAT_AUTO, FORMAT_RAW, FORMAT_QCOW2, FORMATS };
+
+static const char *const format_names[FORMATS] = {"auto", "raw", "qcow2"};
 
 struct args {
     struct cmd_common common;
     bool opaque;
+    enum format format; /* of disk images */
     const char *name;
     char **files; /* borrowed from argv */
     int count;
@@ -46,10 +51,28 @@ struct put {
     uint64_t total;
 };
 
+/* A file whose work is counted in other bytes than its own. */
+struct file_share {
+    struct put *put;
+    uint64_t size; /* of the file */
+};
+
 static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
                                              {&cmd_argp_json, 0, NULL, 0},
                                              {&cmd_argp_progress, 0, NULL, 0},
                                              {0}};
+
+static void parse_format(struct argp_state *state, struct args *args,
+                         const char *arg)
+{
+    unsigned format = 0;
+
+    while (format < FORMATS && strcmp(arg, format_names[format]) != 0)
+        format++;
+    if (format == FORMATS)
+        argp_error(state, "--format: '%s' is not auto, raw or qcow2", arg);
+    args->format = (enum format)format;
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -61,6 +84,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_OPAQUE:
         args->opaque = true;
+        return 0;
+    case 'f':
+        parse_format(state, args, arg);
         return 0;
     case ARGP_KEY_ARG:
         if (args->name)
@@ -201,7 +227,14 @@ static int put_image(struct put *p, const char *path, int fd, uint64_t size,
 
 static bool is_domain(const struct put *p, int fd)
 {
-    return !p->args->opaque && put_xl_is(fd);
+    return !p->args->opaque && p->args->format == FORMAT_AUTO && put_xl_is(fd);
+}
+
+static bool is_qcow2(const struct put *p, int fd)
+{
+    return !p->args->opaque &&
+           (p->args->format == FORMAT_QCOW2 ||
+            (p->args->format == FORMAT_AUTO && put_qcow2_is(fd)));
 }
 
 static void update_progress(void *context, uint64_t done, uint64_t total)
@@ -241,6 +274,43 @@ static int put_domain(struct put *p, int fd, uint64_t size, struct vn_err *err)
     return 0;
 }
 
+/* The parts of the disk, as shares of the file. */
+static void update_share(void *context, uint64_t done, uint64_t total)
+{
+    const struct file_share *share = context;
+    double part = total ? (double)done / (double)total : 1.0;
+
+    ui_progress_update(&share->put->progress,
+                       share->put->done +
+                           (uint64_t)(part * (double)share->size),
+                       share->put->total);
+}
+
+static int put_disk(struct put *p, const char *path, int fd, uint64_t size,
+                    struct vn_err *err)
+{
+    vn_auto(free) char *object = put_qcow2_object(path);
+    struct file_share share = {p, size};
+    const struct put_qcow2_opts opts = {
+        .fd = fd,
+        .size = size,
+        .object = object,
+        .writer = p->writer,
+        .parent = p->parent,
+        .manifest = p->manifest,
+        .progress = update_share,
+        .context = &share,
+    };
+
+    if (put_qcow2(&opts, err) < 0)
+        return is_unreadable(err)
+                   ? vn_wrap(err, "a qcow2 image, but not readable (--opaque "
+                                  "keeps it as it is)")
+                   : -1;
+    p->done += size;
+    return 0;
+}
+
 static int put_file(struct put *p, const char *path, struct vn_err *err)
 {
     uint64_t size;
@@ -249,8 +319,12 @@ static int put_file(struct put *p, const char *path, struct vn_err *err)
 
     if (fd < 0)
         return -1;
-    r = is_domain(p, fd) ? put_domain(p, fd, size, err)
-                         : put_image(p, path, fd, size, err);
+    if (is_domain(p, fd))
+        r = put_domain(p, fd, size, err);
+    else if (is_qcow2(p, fd))
+        r = put_disk(p, path, fd, size, err);
+    else
+        r = put_image(p, path, fd, size, err);
     return r < 0 ? vn_wrap(err, "'%s'", path) : 0;
 }
 
@@ -261,7 +335,7 @@ static int check_files(struct put *p, struct vn_err *err)
 
     for (int i = 0; i < p->args->count; i++) {
         const char *path = p->args->files[i];
-        vn_auto(free) char *object = object_name(path);
+        vn_auto(free) char *object = NULL;
         uint64_t size;
         vn_auto(close) int fd = open_image(path, &size, err);
 
@@ -270,6 +344,7 @@ static int check_files(struct put *p, struct vn_err *err)
         p->total += size;
         if (is_domain(p, fd))
             continue; /* its name is that of the domain */
+        object = is_qcow2(p, fd) ? put_qcow2_object(path) : object_name(path);
         if (json_object_get(seen, object))
             return vn_fail(err, VN_E_EXISTS,
                            "two files would be the object '%s'", object);
@@ -352,7 +427,12 @@ int cmd_put(int argc, char **argv, struct vn_err *err)
 {
     static const struct argp_option options[] = {
         {"opaque", KEY_OPAQUE, NULL, 0,
-         "Keep a domain saved by xl as a file like any other", 0},
+         "Keep a saved domain or a qcow2 image as a file like any other", 0},
+        {"format", 'f', "FORMAT", 0,
+         "The files are images of this format: raw, qcow2 (kept as the disk "
+         "that"
+         " the guest sees), or auto (the default)",
+         0},
         {0},
     };
     static const struct argp argp = {
@@ -362,7 +442,8 @@ int cmd_put(int argc, char **argv, struct vn_err *err)
         .doc = "Keep image files or block devices as a snapshot. Without \"@N\""
                " in NAME it becomes the next of the series: NAME@1, NAME@2,"
                " ... Holes of sparse files are not read. A Xen domain saved by"
-               " xl becomes a virtual machine, kept page by page.",
+               " xl becomes a virtual machine, kept page by page. A qcow2"
+               " image becomes the disk that the guest sees, NAME.raw.",
         .children = children,
     };
     vn_auto(store) struct store *store = NULL;

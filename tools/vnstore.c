@@ -29,6 +29,7 @@ static const struct command commands[] = {
     {"get", "write the objects of a snapshot as sparse files", cmd_get},
     {"list", "list the snapshots of a store", cmd_list},
     {"show", "show one snapshot", cmd_show},
+    {"diff", "show what differs between two snapshots", cmd_diff},
     {"delete", "remove a snapshot", cmd_delete},
     {"prune", "delete old snapshots of a series by rules", cmd_prune},
     {"gc", "free the space of what no snapshot needs", cmd_gc},

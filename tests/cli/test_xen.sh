@@ -175,7 +175,7 @@ run 0 "$VN" verify
 
 # Usage.
 run 64 "$VN" export pvh@1 -f zip -o x
-says err "neither tar nor xl"
+says err "is not tar, xl, raw or qcow2"
 run 64 "$VN" export pvh@1 --vm web-pvh -o x
-says err "--format xl"
+says err "another --format"
 finish

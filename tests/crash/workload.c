@@ -179,18 +179,20 @@ static void collect(struct store *store, unsigned threshold)
 static void copy(struct store *store, const char *name, const char *new_name)
 {
     vn_auto(close) int fd = memfd_create("tar", 0);
-    vn_auto(free) char *imported = NULL;
+    const struct archive_export_opts out = {.snapshot = name, .fd = fd};
+    const struct archive_import_opts in = {.fd = fd, .name = new_name};
     struct vn_err err = VN_ERR_INIT;
     vn_auto(json) json_t *manifest = store_load(store, name, &err);
+    struct archive_imported imported;
     uint64_t digest;
 
     check(manifest && digest_read(store, manifest, &digest, &err) == 0, &err);
-    check(archive_export(store, name, fd, NULL, NULL, &err) == 0, &err);
+    check(archive_export(store, &out, &err) == 0, &err);
     lseek(fd, 0, SEEK_SET);
     mark("begin", new_name, digest);
-    check(archive_import(store, fd, new_name, NULL, NULL, &imported, &err) == 0,
-          &err);
+    check(archive_import(store, &in, &imported, &err) == 0, &err);
     mark("done", new_name, 0);
+    free(imported.name);
 }
 
 static struct store *open_store(void)

@@ -6,6 +6,10 @@
  *
  *     fuzz_x [--runs N] [--seed S] [--max-time SECONDS] [FILE|DIRECTORY...]
  *
+ * With VN_FUZZ_SECONDS in the environment, as `tests/run fuzz` sets it,
+ * mutations go on for so many seconds, however many that are, from a seed of
+ * the time.
+ *
  * An input that crashes is left in ./crash-<target>.bin; give that file as
  * the only argument with --runs 0 to see it again.
  */
@@ -248,6 +252,7 @@ int main(int argc, char **argv)
 {
     static const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     uint64_t runs = 1000, seed = 1, max_time = 60, done = 0;
+    const char *seconds = getenv("VN_FUZZ_SECONDS");
     time_t began = time(NULL);
     const char *base = strrchr(argv[0], '/');
 
@@ -265,6 +270,11 @@ int main(int argc, char **argv)
         else
             load(argv[i]);
     }
+    if (seconds && runs > 0) {
+        runs = UINT64_MAX;
+        seed = (uint64_t)began;
+        max_time = number(seconds);
+    }
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
         signal(signals[i], save_crash);
     add_seed(NULL, 0);
@@ -277,7 +287,7 @@ int main(int argc, char **argv)
     }
     printf("%zu seed inputs, %" PRIu64 " of %" PRIu64
            " mutations, seed %" PRIu64 "\n",
-           seed_count, done, runs, seed);
+           seed_count, done, runs == UINT64_MAX ? done : runs, seed);
     for (size_t i = 0; i < seed_count; i++)
         free(seeds[i].data);
     return 0;

@@ -56,8 +56,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     vn_auto(json) json_t *sums = NULL;
     vn_auto(json) json_t *manifest = NULL;
-    vn_auto(free) char *name = NULL;
+    struct archive_imported imported;
     vn_auto(close) int fd = memfd_create("tar", MFD_CLOEXEC);
+    struct archive_import_opts opts = {.fd = fd, .size_max = 1u << 30};
     struct vn_err err = VN_ERR_INIT;
 
     if (!store)
@@ -65,12 +66,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     sums = archive_sums_parse((const char *)data, size, &err);
     if (fd < 0 || pwrite(fd, data, size, 0) != (ssize_t)size)
         abort();
-    if (archive_import(store, fd, NULL, NULL, NULL, &name, &err) < 0) {
+    if (archive_import(store, &opts, &imported, &err) < 0) {
         assert(err.code != 0 && err.msg[0]);
         assert(count_snapshots() == 0);
         return 0;
     }
-    manifest = store_load(store, name, &err);
-    assert(manifest && store_delete(store, name, &err) == 0);
+    manifest = store_load(store, imported.name, &err);
+    assert(manifest && store_delete(store, imported.name, &err) == 0);
+    free(imported.name);
     return 0;
 }

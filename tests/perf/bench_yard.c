@@ -60,7 +60,7 @@ double yard_blake3(const uint8_t *data, size_t size)
     struct ident ident = {0};
     uint64_t begin;
 
-    ident_init(&ident, key, secret);
+    ident_init(&ident, STORE_BLAKE3, key, secret);
     begin = clock_now_ns();
     for (size_t i = 0; i < size; i += sizeof(pages) / 8 * BENCH_PAGE) {
         for (size_t k = 0; k < IDENT_BATCH; k++)

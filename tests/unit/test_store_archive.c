@@ -79,6 +79,32 @@ static int teardown(void **state)
             fail_msg("%s", (f)->err.msg);                                      \
     } while (0)
 
+static int export_to(struct store *store, const char *snapshot, int fd,
+                     store_progress_fn *progress, void *context,
+                     struct vn_err *err)
+{
+    const struct archive_export_opts opts = {.snapshot = snapshot,
+                                             .fd = fd,
+                                             .progress = progress,
+                                             .context = context};
+
+    return archive_export(store, &opts, err);
+}
+
+static int import_from(struct store *store, int fd, const char *name,
+                       store_progress_fn *progress, void *context,
+                       char **ret_name, struct vn_err *err)
+{
+    const struct archive_import_opts opts = {
+        .fd = fd, .name = name, .progress = progress, .context = context};
+    struct archive_imported imported;
+
+    if (archive_import(store, &opts, &imported, err) < 0)
+        return -1;
+    *ret_name = imported.name;
+    return 0;
+}
+
 /* An image with data in few places: start, middle (unaligned), the very end. */
 static void fill_image(struct fixture *f)
 {
@@ -152,16 +178,15 @@ static void test_round_trip(void **state)
 {
     struct fixture *f = *state;
     uint64_t done = 0;
-    char *name;
+    char *name = NULL;
 
     make_snapshot(f);
-    ok(f, archive_export(f->store, "lab@1", f->fd, count_progress, &done,
-                         &f->err));
+    ok(f, export_to(f->store, "lab@1", f->fd, count_progress, &done, &f->err));
     assert_int_equal(done, IMAGE_SIZE + 100000 + 5);
     lseek(f->fd, 0, SEEK_SET);
     done = 0;
-    ok(f, archive_import(f->other, f->fd, NULL, count_progress, &done, &name,
-                         &f->err));
+    ok(f, import_from(f->other, f->fd, NULL, count_progress, &done, &name,
+                      &f->err));
     assert_int_equal(done, IMAGE_SIZE + 100000 + 5);
     assert_string_equal(name, "lab@1");
     free(name);
@@ -176,20 +201,18 @@ static void test_round_trip(void **state)
 static void test_other_name_and_taken_name(void **state)
 {
     struct fixture *f = *state;
-    char *name;
+    char *name = NULL;
 
     make_snapshot(f);
-    ok(f, archive_export(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
+    ok(f, export_to(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
     lseek(f->fd, 0, SEEK_SET);
-    ok(f,
-       archive_import(f->other, f->fd, "copy@3", NULL, NULL, &name, &f->err));
+    ok(f, import_from(f->other, f->fd, "copy@3", NULL, NULL, &name, &f->err));
     assert_string_equal(name, "copy@3");
     free(name);
     check_image(f, "copy@3");
     lseek(f->fd, 0, SEEK_SET);
     assert_int_equal(
-        archive_import(f->other, f->fd, "copy@3", NULL, NULL, &name, &f->err),
-        -1);
+        import_from(f->other, f->fd, "copy@3", NULL, NULL, &name, &f->err), -1);
     assert_int_equal(f->err.code, VN_E_EXISTS);
 }
 
@@ -201,8 +224,8 @@ static void test_exports_are_equal(void **state)
     uint8_t *a, *b;
 
     make_snapshot(f);
-    ok(f, archive_export(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
-    ok(f, archive_export(f->store, "lab@1", second, NULL, NULL, &f->err));
+    ok(f, export_to(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
+    ok(f, export_to(f->store, "lab@1", second, NULL, NULL, &f->err));
     size = lseek(f->fd, 0, SEEK_END);
     assert_int_equal(lseek(second, 0, SEEK_END), size);
     /* Holes are not in the tar. */
@@ -221,8 +244,8 @@ static void test_unknown_snapshot_writes_nothing(void **state)
 {
     struct fixture *f = *state;
 
-    assert_int_equal(
-        archive_export(f->store, "none@1", f->fd, NULL, NULL, &f->err), -1);
+    assert_int_equal(export_to(f->store, "none@1", f->fd, NULL, NULL, &f->err),
+                     -1);
     assert_int_equal(f->err.code, VN_E_NOT_FOUND);
     assert_int_equal(lseek(f->fd, 0, SEEK_END), 0);
 }
@@ -231,22 +254,21 @@ static void test_every_cut_is_refused(void **state)
 {
     struct fixture *f = *state;
     off_t size;
-    char *name;
+    char *name = NULL;
 
     make_snapshot(f);
-    ok(f, archive_export(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
+    ok(f, export_to(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
     size = lseek(f->fd, 0, SEEK_END);
     /* The last 2 * 512 bytes and the padding to 10240 are the end mark. */
     for (off_t cut = 0; cut < size - 10240; cut += size / 23) {
         ok(f, ftruncate(f->fd, cut));
         lseek(f->fd, 0, SEEK_SET);
         assert_int_equal(
-            archive_import(f->other, f->fd, NULL, NULL, NULL, &name, &f->err),
-            -1);
+            import_from(f->other, f->fd, NULL, NULL, NULL, &name, &f->err), -1);
         /* Back to full length for the next, smaller or larger, cut. */
         ok(f, ftruncate(f->fd, 0));
         lseek(f->fd, 0, SEEK_SET);
-        ok(f, archive_export(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
+        ok(f, export_to(f->store, "lab@1", f->fd, NULL, NULL, &f->err));
     }
     f->manifest = store_list(f->other, &f->err);
     assert_int_equal(json_array_size(f->manifest), 0);
@@ -325,7 +347,7 @@ static int import_members(struct fixture *f, const struct member *members,
     archive_write_free(tar);
     buf_done(&lines);
     lseek(f->fd, 0, SEEK_SET);
-    r = archive_import(f->other, f->fd, NULL, NULL, NULL, &name, &f->err);
+    r = import_from(f->other, f->fd, NULL, NULL, NULL, &name, &f->err);
     free(name);
     return r < 0 ? f->err.code : 0;
 }
@@ -531,6 +553,160 @@ static void test_zeros_sum_like_bytes(void **state)
     free(zeros);
 }
 
+/* ---- incremental ------------------------------------------------------- */
+
+/* A snapshot of one object that holds f->image. */
+static void commit_image(struct fixture *f, struct store *store,
+                         const char *name)
+{
+    struct store_writer *writer = store_writer_open(store, &f->err);
+    struct image_writer *image;
+    json_t *manifest = manifest_new(name, "vne");
+    struct map_root root;
+
+    assert_non_null(writer);
+    image = image_writer_open(writer, IMAGE_SIZE, NULL, &f->err);
+    assert_non_null(image);
+    ok(f, image_writer_put(image, 0, f->image, IMAGE_SIZE, &f->err));
+    ok(f, image_writer_finish(image, &root, &f->err));
+    image_writer_free(image);
+    manifest_add(manifest, "vm/a/ram/pc.ram", &root);
+    ok(f, store_put_bytes(writer, "state", 5, &root, &f->err));
+    manifest_add(manifest, "vm/a/device.state", &root);
+    /* One that is all zeros at first. */
+    ok(f, store_put_bytes(writer, strcmp(name, "base@2") == 0 ? "\1" : "\0", 1,
+                          &root, &f->err));
+    manifest_add(manifest, "vm/a/fresh", &root);
+    ok(f, store_writer_flush(writer, &f->err));
+    ok(f, store_commit(store, manifest, &f->err));
+    store_writer_free(writer);
+    json_decref(manifest);
+}
+
+/* base@1 and base@2: a page changed, one became zero, one is new. */
+static void make_base_and_next(struct fixture *f)
+{
+    fill_image(f);
+    memset(f->image + (2u << 20), 7, 5000);
+    commit_image(f, f->store, "base@1");
+    f->image[5] ^= 1;
+    memset(f->image + (2u << 20), 0, 8192);
+    f->image[IMAGE_SIZE - 300000] = 1;
+    commit_image(f, f->store, "base@2");
+}
+
+static int import_since(struct fixture *f, const char *since,
+                        struct archive_imported *ret)
+{
+    const struct archive_import_opts opts = {.fd = f->fd, .since = since};
+
+    lseek(f->fd, 0, SEEK_SET);
+    return archive_import(f->other, &opts, ret, &f->err);
+}
+
+/* The tar of base@2 since base@1 is in f->fd; base@1 in the other store. */
+static void export_pair(struct fixture *f)
+{
+    const struct archive_export_opts opts = {
+        .snapshot = "base@2", .since = "base@1", .fd = f->fd};
+    char *name = NULL;
+
+    ok(f, export_to(f->store, "base@1", f->fd, NULL, NULL, &f->err));
+    lseek(f->fd, 0, SEEK_SET);
+    ok(f, import_from(f->other, f->fd, NULL, NULL, NULL, &name, &f->err));
+    free(name);
+    assert_int_equal(ftruncate(f->fd, 0), 0);
+    lseek(f->fd, 0, SEEK_SET);
+    ok(f, archive_export(f->store, &opts, &f->err));
+}
+
+static void test_incremental(void **state)
+{
+    struct fixture *f = *state;
+    struct archive_imported imported;
+    struct stat st;
+
+    make_base_and_next(f);
+    export_pair(f);
+    assert_int_equal(fstat(f->fd, &st), 0);
+    assert_true(st.st_size < 64 * 1024);
+    ok(f, import_since(f, NULL, &imported));
+    assert_string_equal(imported.name, "base@2");
+    assert_true(imported.counts.bytes_new <= 4 * STORE_PAGE_SIZE);
+    assert_true(imported.counts.bytes_unchanged >= 80 * 1024);
+    free(imported.name);
+    check_image(f, "base@2");
+    /* Nothing of how it came is in the store. */
+    assert_null(json_object_get(f->manifest, ARCHIVE_SINCE));
+    assert_int_equal(json_integer_value(json_object_get(f->manifest, "format")),
+                     1);
+}
+
+static void test_incremental_without_its_base(void **state)
+{
+    struct fixture *f = *state;
+    struct archive_imported imported;
+
+    make_base_and_next(f);
+    export_pair(f);
+    ok(f, store_delete(f->other, "base@1", &f->err));
+    assert_int_equal(import_since(f, NULL, &imported), -1);
+    assert_int_equal(f->err.code, VN_E_NOT_FOUND);
+    assert_non_null(strstr(f->err.msg, "base@1"));
+    /* The same content under another name serves; another content does not,
+     * though it differs only where the tar has data of its own. */
+    f->image[5] ^= 1;
+    memset(f->image + (2u << 20), 7, 5000);
+    f->image[IMAGE_SIZE - 300000] = 0;
+    commit_image(f, f->other, "else@1");
+    f->image[5] ^= 2;
+    commit_image(f, f->other, "else@2");
+    assert_int_equal(import_since(f, "else@2", &imported), -1);
+    assert_int_equal(f->err.code, VN_E_CORRUPT);
+    assert_non_null(strstr(f->err.msg, "not the one"));
+    ok(f, import_since(f, "else@1", &imported));
+    free(imported.name);
+    f->image[5] ^= 3;
+    memset(f->image + (2u << 20), 0, 8192);
+    f->image[IMAGE_SIZE - 300000] = 1;
+    check_image(f, "base@2");
+}
+
+/* A whole tar is found in place of the newest of its series. */
+static void test_import_beside_its_predecessor(void **state)
+{
+    struct fixture *f = *state;
+    struct archive_imported imported;
+
+    make_base_and_next(f);
+    export_pair(f);
+    assert_int_equal(ftruncate(f->fd, 0), 0);
+    lseek(f->fd, 0, SEEK_SET);
+    ok(f, export_to(f->store, "base@2", f->fd, NULL, NULL, &f->err));
+    ok(f, import_since(f, NULL, &imported));
+    assert_true(imported.counts.bytes_unchanged >= 64 * 1024);
+    assert_true(imported.counts.bytes_new <= 4 * STORE_PAGE_SIZE);
+    free(imported.name);
+    check_image(f, "base@2");
+}
+
+static void test_size_limit(void **state)
+{
+    struct fixture *f = *state;
+    struct archive_import_opts opts = {.fd = f->fd, .size_max = IMAGE_SIZE};
+    struct archive_imported imported;
+
+    make_base_and_next(f);
+    ok(f, export_to(f->store, "base@1", f->fd, NULL, NULL, &f->err));
+    lseek(f->fd, 0, SEEK_SET);
+    assert_int_equal(archive_import(f->other, &opts, &imported, &f->err), -1);
+    assert_int_equal(f->err.code, VN_E_LIMIT);
+    opts.size_max = IMAGE_SIZE + 100;
+    lseek(f->fd, 0, SEEK_SET);
+    ok(f, archive_import(f->other, &opts, &imported, &f->err));
+    free(imported.name);
+}
+
 int main(void)
 {
 #define with_stores(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -548,6 +724,12 @@ int main(void)
         cmocka_unit_test(test_runs_merge_neighbours),
         cmocka_unit_test(test_member_names),
         cmocka_unit_test(test_zeros_sum_like_bytes),
+        cmocka_unit_test_setup_teardown(test_incremental, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_incremental_without_its_base,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(test_import_beside_its_predecessor,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(test_size_limit, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

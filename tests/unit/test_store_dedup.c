@@ -180,7 +180,7 @@ static void test_forged_fingerprints_harm_only_the_forger(void **state)
     uint8_t b[PAGE];
 
     assert_ok(store_config_read(f->path, &config, &err), &err);
-    ident_init(&ident, config.key, config.secret);
+    ident_init(&ident, config.identity, config.key, config.secret);
     forge_pair(config.secret, a, b);
     ident_fingerprint(&ident, a, &x);
     ident_fingerprint(&ident, b, &y);

@@ -189,16 +189,19 @@ static int copy_one(struct job *job, struct store *store, const char *name,
     vn_auto(free) char *copy =
         vn_format("w%d.%d.%u@%s", atoi(name + 1), (int)getpid(), job->done,
                   strchr(name, '@') + 1);
-    vn_auto(free) char *imported = NULL;
+    const struct archive_export_opts out = {.snapshot = name, .fd = fd};
+    const struct archive_import_opts in = {.fd = fd, .name = copy};
+    struct archive_imported imported;
 
-    if (!hold || archive_export(store, name, fd, NULL, NULL, err) < 0)
+    if (!hold || archive_export(store, &out, err) < 0)
         return hold && err->code == VN_E_NOT_FOUND ? 0 : -1;
     lseek(fd, 0, SEEK_SET);
-    if (archive_import(store, fd, copy, NULL, NULL, &imported, err) < 0)
+    if (archive_import(store, &in, &imported, err) < 0)
         return -1;
+    free(imported.name);
     job->done++;
     /* Some stay, for readers; most go, lest it gets slow. */
-    return mix(job->done) % 8 ? store_delete(store, imported, err) : 0;
+    return mix(job->done) % 8 ? store_delete(store, copy, err) : 0;
 }
 
 static int run_copier(struct job *job, struct store *store, struct vn_err *err)

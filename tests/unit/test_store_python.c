@@ -56,6 +56,36 @@ static int setup(void **state)
     return 0;
 }
 
+/* The same after gc has compressed it by zstd, at the lowest and the highest
+ * level: other kinds of blocks and tables. */
+static void test_reads_zstd(void **state)
+{
+    struct store_fixture *f = *state;
+    struct store_gc_opts opts = {.threshold_percent = STORE_GC_THRESHOLD};
+    vn_auto(free) char *path = vn_format("'%s'", f->path);
+    const size_t size = 25 * PAGE;
+    vn_auto(free) uint8_t *data = vn_alloc(size);
+    struct store_gc_counts counts;
+    struct vn_err err = VN_ERR_INIT;
+
+    if (!find_script())
+        skip();
+    for (unsigned level = 1; level <= STORE_GC_LEVEL_MAX; level += 18) {
+        vn_auto(free) char *name = vn_format("text@%u", level);
+        struct map_root root;
+
+        fill_random(data, size, level);
+        for (size_t i = 0; i < size; i++)
+            data[i] = (uint8_t) "etaoinshrdlucmf "[data[i] & data[i] >> 4 & 15];
+        root = store_image(f->store, data, size, NULL, NULL);
+        commit_image(f->store, name, &root);
+        opts.recompress_level = level;
+        assert_ok(store_gc(f->store, &opts, &counts, &err), &err);
+        assert_true(counts.chunks_recompressed >= 25);
+        assert_int_equal(run(f, path), 0);
+    }
+}
+
 static void test_reads_a_whole_store(void **state)
 {
     struct store_fixture *f = *state;
@@ -78,6 +108,30 @@ static void test_reads_a_whole_store(void **state)
     assert_int_equal(fread(got, 1, 3 * TEST_MIB, file), size);
     fclose(file);
     assert_memory_equal(got, data, size);
+}
+
+/* A store whose ids are HMAC-SHA-256. */
+static void test_sha256(void **state)
+{
+    struct store_fixture *f = *state;
+    vn_auto(free) char *other = vn_format("%s/sha256", f->dir);
+    vn_auto(free) char *path = vn_format("'%s'", other);
+    struct vn_err err = VN_ERR_INIT;
+    uint8_t data[5 * PAGE];
+    struct map_root root;
+
+    if (!find_script())
+        skip();
+    store_close(f->store);
+    assert_ok(store_init_as(other, STORE_SHA256, &err), &err);
+    f->store = store_open(other, &err);
+    assert_made(f->store, &err);
+    fill_half(data, sizeof(data), 3);
+    root = store_image(f->store, data, sizeof(data), NULL, NULL);
+    commit_image(f->store, "lab@1", &root);
+    assert_true(image_equals(f->store, &root, data, sizeof(data)));
+    assert_int_equal(count_findings(f->store), 0);
+    assert_int_equal(run(f, path), 0);
 }
 
 /* The script's last line names so many manifests. */
@@ -154,6 +208,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH_STORE(test_reads_a_whole_store),
+        WITH_STORE(test_reads_zstd),
+        WITH_STORE(test_sha256),
         WITH_STORE(test_tombstones),
         WITH_STORE(test_finds_damage),
     };

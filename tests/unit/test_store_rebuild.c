@@ -7,6 +7,7 @@
 #include "unit/store_repair_fixture.h"
 
 #include "common/io.h"
+#include "store/index_internal.h"
 
 #include <signal.h>
 
@@ -198,6 +199,35 @@ static void test_deleted_and_back(void **state)
         assert_int_equal(verify_world(w, false), 0);
         run_gc(w->f->store, &gc_now);
     }
+}
+
+/* What a repair moves to later packs does not turn deletions round. */
+static void test_moved_and_rebuilt(void **state)
+{
+    struct world *w = *state;
+    struct vn_err err = VN_ERR_INIT;
+    json_t *manifest = store_load(w->f->store, "big@1", &err);
+    struct spot dead = find_spot(w, CHUNK_MANIFEST, 3); /* small@2 */
+    struct spot tombstone;
+    struct store_repair_counts counts;
+
+    assert_made(manifest, &err);
+    delete_snapshot(w->f->store, "big@1");
+    assert_ok(store_commit(w->f->store, manifest, &err), &err);
+    json_decref(manifest);
+    tombstone = find_spot(w, CHUNK_TOMBSTONE, 1); /* of the first big@1 */
+    close_world(w);
+    flip_pack(w, dead.pack_id, 20);
+    flip_pack(w, tombstone.pack_id, 20);
+    counts = repair_world(w, false);
+    assert_int_equal(counts.packs_damaged, 2);
+    assert_int_equal(counts.packs_new, 0); /* nobody needs them */
+    harm_index(w, REMOVE);
+    counts = repair_world(w, false);
+    assert_int_equal(counts.snapshots, 3);
+    open_world(w);
+    assert_int_equal(verify_world(w, false), 0);
+    assert_world_whole(w);
 }
 
 /* ---- interrupted commits ---------------------------------------------- */
@@ -462,9 +492,9 @@ static const char *const points[] = {
 };
 
 /* True: it was killed there. */
-static bool repair_in_child(struct world *w, const char *spec)
+static bool repair_in_child(struct world *w, const char *spec, bool rebuild)
 {
-    struct store_repair_opts opts = {.rebuild_index = true};
+    struct store_repair_opts opts = {.rebuild_index = rebuild};
     struct store_repair_counts counts;
     struct vn_err err = VN_ERR_INIT;
     int status;
@@ -501,7 +531,7 @@ static void test_killed_everywhere(void **state)
             s = find_spot(w, CHUNK_PAGE, 100);
             close_world(w);
             damage_spot(w, &s);
-            killed = repair_in_child(w, spec);
+            killed = repair_in_child(w, spec, true);
             repair_world(w, false);
             open_world(w);
             add_snapshot(w->f->store, "heal-1", w->one, BIG, &w->big1);
@@ -531,6 +561,27 @@ static void test_killed_everywhere(void **state)
     assert_true(kills >= VN_COUNT(points));
 }
 
+/* The table of names is empty: no snapshot is found, all are there. */
+static void test_names_are_mended(void **state)
+{
+    struct world *w = *state;
+    struct index *index = w->f->store->index;
+    struct vn_err err = VN_ERR_INIT;
+    MDB_txn *txn;
+
+    assert_ok(index_begin(index, 0, &txn, &err), &err);
+    assert_int_equal(mdb_drop(txn, index->tables[TABLE_NAMES], 0), 0);
+    assert_ok(index_commit(index, &txn, &err), &err);
+    assert_true(verify_world(w, true) > 0);
+    assert_null(store_load(w->f->store, "big@1", &err));
+    close_world(w);
+    assert_true(repair_in_child(w, "store.index.mend:1:kill", false));
+    repair_world(w, false);
+    open_world(w);
+    assert_int_equal(verify_world(w, false), 0);
+    assert_world_whole(w);
+}
+
 #define WITH_WORLD(test)                                                       \
     cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
 
@@ -540,6 +591,7 @@ int main(void)
         WITH_WORLD(test_harms),
         WITH_WORLD(test_same_marks),
         WITH_WORLD(test_deleted_and_back),
+        WITH_WORLD(test_moved_and_rebuilt),
         WITH_WORLD(test_interrupted_and_collected),
         WITH_WORLD(test_committed_and_missing),
         WITH_WORLD(test_one_name),
@@ -550,6 +602,7 @@ int main(void)
         WITH_WORLD(test_open_meanwhile),
         WITH_WORLD(test_unreadable_manifest),
         WITH_WORLD(test_killed_everywhere),
+        WITH_WORLD(test_names_are_mended),
     };
     int result;
 

@@ -341,5 +341,7 @@ int main(void)
         WITH_VICTIM(test_progress),
     };
 
+    /* Pages lie in the pack in their order. */
+    setenv("VNSTORE_THREADS", "1", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,8 @@
 
 A second implementation of docs/formats/store.md, from that document, with
 Python's standard library only: XXH3-128, BLAKE3 and LZ4 blocks are written
-out below. The index (LMDB) is not read: packs describe themselves.
+out below, zstd frames in zstd.py (HMAC-SHA-256 is in that library). The index (LMDB) is not
+read: packs describe themselves.
 
     store.py STORE                     check packs, manifests and maps
     store.py --quick STORE             the same without hashing contents
@@ -13,10 +14,14 @@ Snapshots for which there is a tombstone are left out.
 Exit status: 0 all well, 1 findings (printed), 2 it could not go on.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import struct
 import sys
+
+import zstd
 
 M32 = 0xFFFFFFFF
 M64 = 0xFFFFFFFFFFFFFFFF
@@ -239,6 +244,16 @@ def keyed_hash(key, data):
     return blake3(struct.unpack("<8I", key), data, KEYED)
 
 
+def hmac_sha256(key, data):
+    return hmac.digest(key, data, hashlib.sha256)
+
+
+# Derive the key of a kind from (context, master key); hash (key, content).
+IDENTITIES = {"blake3": (derive_key, keyed_hash),
+              "sha256": (lambda context, key: hmac_sha256(key, context),
+                         hmac_sha256)}
+
+
 # ---- LZ4 block (lz4_Block_format.md) --------------------------------------
 
 class Damage(Exception):
@@ -305,8 +320,8 @@ def parse_pack(data, store_id, number):
     if footer[:8] != b"VNSTPEND" or xxh3_128(footer[:64]) != footer[64:]:
         raise Damage("its footer is damaged")
     version, count, offset, pack_id = struct.unpack_from("<IIQQ", footer, 8)
-    if version != 1:
-        raise Damage("format %d, this program knows 1" % version)
+    if version not in (1, 2):
+        raise Damage("format %d, this program knows 1 and 2" % version)
     if pack_id != number or offset != len(data) - FOOTER - count * ENTRY \
             or offset < HEADER:
         raise Damage("its footer does not fit it")
@@ -316,7 +331,7 @@ def parse_pack(data, store_id, number):
         raise Damage("its chunks are damaged")
     header = data[:HEADER]
     if header[:8] != b"VNSTPACK" or xxh3_128(header[:48]) != header[48:] or \
-            struct.unpack_from("<IIQ", header, 8)[:2] != (1, 0) or \
+            struct.unpack_from("<IIQ", header, 8)[:2] != (version, 0) or \
             header[16:32] != store_id or \
             struct.unpack_from("<QQ", header, 32) != (pack_id, 0):
         raise Damage("its header is damaged")
@@ -326,7 +341,7 @@ def parse_pack(data, store_id, number):
         at = offset + i * ENTRY
         kind, codec, zero, start, stored, raw = struct.unpack_from(
             "<BBHIII", data, at + 32)
-        if kind not in KINDS or codec > 1 or zero or start != due or \
+        if kind not in KINDS or codec > version or zero or start != due or \
                 not 0 < stored <= raw <= RAW_MAX[kind]:
             raise Damage("entry %d of its directory is wrong" % i)
         entries.append((data[at:at + 32], kind, codec, start, stored, raw))
@@ -334,6 +349,10 @@ def parse_pack(data, store_id, number):
     if due != offset:
         raise Damage("its chunks do not end where its directory begins")
     return entries
+
+
+def check_of(text):
+    return xxh3_128(text.encode("ascii")).hex()
 
 
 class Store:
@@ -350,12 +369,20 @@ class Store:
         self.packs = 0
         with open(os.path.join(path, "config.json"), encoding="ascii") as f:
             config = json.load(f)
-        if config["format"] != 1 or config["identity"] != "blake3":
+        if config["format"] != 1:
             raise Damage("format %r, this program knows 1" % config["format"])
+        if config["identity"] not in IDENTITIES:
+            raise Damage("identity %r, this program knows %s" %
+                         (config["identity"], ", ".join(IDENTITIES)))
+        text = " ".join(str(config[name]) for name in (
+            "format", "identity", "store_id", "key", "secret"))
+        if config.get("check", check_of(text)) != check_of(text):
+            raise Damage("a value of config.json was changed")
         self.store_id = bytes.fromhex(config["store_id"])
         key = bytes.fromhex(config["key"])
-        self.keys = {kind: derive_key(b"vnstore v1 chunk kind " +
-                                      name.encode(), key)
+        derive, self.keyed_hash = IDENTITIES[config["identity"]]
+        self.keys = {kind: derive(b"vnstore v1 chunk kind " + name.encode(),
+                                  key)
                      for kind, name in KINDS.items()}
 
     def found(self, sentence):
@@ -413,10 +440,18 @@ class Store:
 
     def decode(self, kind, place, stored):
         codec, raw, full = place[3:]
-        content = stored if codec == 0 else lz4_decode(stored, RAW_MAX[kind])
+        if codec == 2:
+            try:
+                content = zstd.decode(stored, RAW_MAX[kind])
+            except ValueError as why:
+                raise Damage("zstd: %s" % why) from None
+        else:
+            content = stored if codec == 0 else lz4_decode(stored,
+                                                           RAW_MAX[kind])
         if len(content) != raw:
             raise Damage("%d bytes instead of %d" % (len(content), raw))
-        if not self.quick and keyed_hash(self.keys[kind], content) != full:
+        if not self.quick and \
+                self.keyed_hash(self.keys[kind], content) != full:
             raise Damage("content and id differ")
         return content
 

@@ -26,7 +26,7 @@ _vnstore()
 {
     local current=${COMP_WORDS[COMP_CWORD]}
     local previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local commands="init up down snapshot restore put get list show delete
+    local commands="init up down snapshot restore put get list show diff delete
         prune gc export import verify repair stats doctor"
     local common="--help --usage --version"
     local progress="--quiet --progress-fd"
@@ -56,20 +56,39 @@ _vnstore()
         mapfile -t COMPREPLY < <(compgen -W "cow precopy stop" -- "$current")
         return
         ;;
+    --id)
+        mapfile -t COMPREPLY < <(compgen -W "blake3 sha256" -- "$current")
+        return
+        ;;
     -f | --format)
         if [ "$command" = export ]; then
-            mapfile -t COMPREPLY < <(compgen -W "tar xl" -- "$current")
+            mapfile -t COMPREPLY < <(compgen -W "tar xl raw qcow2" -- \
+                "$current")
+            return
+        elif [ "$command" = put ]; then
+            mapfile -t COMPREPLY < <(compgen -W "auto raw qcow2" -- "$current")
             return
         fi
         ;;
+    --since)
+        mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
+            "$current")
+        return
+        ;;
+    --recompress)
+        mapfile -t COMPREPLY < <(compgen -W "zstd zstd:12" -- "$current")
+        return
+        ;;
     --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
+        --disk | --ram | --object | \
+        --max-size | \
         --threshold | --wait | --keep-*)
         return
         ;;
     esac
     case $command in
     "") options="--store $common $commands" ;;
-    init) options="$common" ;;
+    init) options="--id $common" ;;
     up | down) options="--tls-dir $common" ;;
     snapshot)
         options="--store --name --mode --timeout --tls-dir --json $progress
@@ -79,24 +98,30 @@ _vnstore()
         options="--store --to-hosts --map --hosts --tls-dir --json $progress
             $common"
         ;;
-    put) options="--store --opaque --json $progress $common" ;;
+    put) options="--store --opaque --format --json $progress $common" ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
+    diff) options="--store --ranges --json $common" ;;
     delete) options="--store $common" ;;
     prune)
         options="--store --keep-last --keep-hourly --keep-daily --keep-weekly
             --keep-monthly --dry-run --json $common"
         ;;
     gc)
-        options="--store --dry-run --threshold --wait --json $progress
-            $common"
+        options="--store --dry-run --threshold --recompress --wait --json
+            $progress $common"
         ;;
     verify) options="--store --fast --resume --json $progress $common" ;;
     repair)
         options="--store --dry-run --rebuild-index --json $progress $common"
         ;;
-    export) options="--store --output --format --vm $progress $common" ;;
-    import) options="--store --name $progress $common" ;;
+    export)
+        options="--store --output --since --format --vm --disk --ram --object
+            $progress $common"
+        ;;
+    import)
+        options="--store --name --since --max-size --json $progress $common"
+        ;;
     doctor) options="--json $common" ;;
     esac
     if [ -z "$command" ] || [[ $current == -* ]]; then
@@ -104,7 +129,7 @@ _vnstore()
         return
     fi
     case $command in
-    get | show | delete | verify | export | restore)
+    get | show | diff | delete | verify | export | restore)
         mapfile -t COMPREPLY < <(compgen -W "$(_vnstore_snapshots)" -- \
             "$current")
         ;;
