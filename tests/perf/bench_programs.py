@@ -140,7 +140,7 @@ def figures(peers, seen, facts):
 # ---- a real guest ----------------------------------------------------------
 
 
-def measure_guest(folder, images, say):
+def measure_guest(folder, images, facts, say):
     """Sizes after a disk and two memory images, in that order."""
     restic = bench_peers.Restic(os.path.join(folder, "restic"))
     ours = bench_peers.Vnstore(os.path.join(folder, "vnstore"))
@@ -168,7 +168,7 @@ def measure_guest(folder, images, say):
 
     def row(name, value, unit, against):
         return {"figure": name, "value": value, "unit": unit, "runs": [value],
-                "yardsticks": against, "detail": {"image_bytes": total}}
+                "yardsticks": against, "detail": dict(facts, image_bytes=total)}
 
     yield row("guest.size", sizes["vnstore"] / 1e6, "MB", yard)
     rates = {k: total / s / 1e6 for k, s in seconds.items()}
