@@ -168,7 +168,8 @@ def measure_guest(folder, images, facts, say):
 
     def row(name, value, unit, against):
         return {"figure": name, "value": value, "unit": unit, "runs": [value],
-                "yardsticks": against, "detail": dict(facts, image_bytes=total)}
+                "yardsticks": against,
+                "detail": dict(facts, image_bytes=total)}
 
     yield row("guest.size", sizes["vnstore"] / 1e6, "MB", yard)
     rates = {k: total / s / 1e6 for k, s in seconds.items()}
@@ -183,6 +184,7 @@ def measure_guest(folder, images, facts, say):
         out = os.path.join(ours.folder, "again")
         if not same_bytes(ours.restore("3", names[2], out),
                           os.path.join(images, names[2])):
-            raise bench_peers.PeerError("recompressed memory came back changed")
+            raise bench_peers.PeerError("recompressed memory came back "
+                                        "changed")
     ours.end()
     restic.end()
