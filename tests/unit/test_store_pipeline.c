@@ -411,6 +411,49 @@ static void test_counts(void **state)
     check_stored_once(b->f->store);
 }
 
+/* The same leaf of pages over and over; the first two that ask begin together,
+ * so that they come to have the same new pages at the same time. */
+static int yield_alike(void *context, uint64_t offset, void *data, size_t size,
+                       struct vn_err *err)
+{
+    struct bench *b = context;
+
+    (void)err;
+    __atomic_add_fetch(&b->calls, 1, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < 1000; i++)
+        if (__atomic_load_n(&b->calls, __ATOMIC_RELAXED) < 2)
+            usleep(1000);
+    memcpy(data, b->data + offset % (512 * PAGE), size);
+    return 0;
+}
+
+static void test_same_at_once(void **state)
+{
+    struct bench *b = *state;
+    struct vn_err err = VN_ERR_INIT;
+    struct store_writer *writer = store_writer_open(b->f->store, &err);
+    struct store_counts c;
+
+    for (unsigned round = 1; round <= 6; round++) {
+        struct image_writer *image =
+            image_writer_open(writer, 2048 * PAGE, NULL, &err);
+        struct map_root root;
+
+        fill_random(b->data, 512 * PAGE, 70 + round);
+        b->calls = pool_threads_wanted() == 1 ? 2 : 0;
+        assert_ok(
+            image_writer_put_from(image, 0, 2048 * PAGE, yield_alike, b, &err),
+            &err);
+        assert_ok(image_writer_finish(image, &root, &err), &err);
+        image_writer_free(image);
+        store_writer_counts(writer, &c);
+        assert_int_equal(c.bytes_new, round * 512 * PAGE);
+    }
+    assert_ok(store_writer_flush(writer, &err), &err);
+    store_writer_free(writer);
+    check_stored_once(b->f->store);
+}
+
 /* What waits from a short put gives way to a long one, and the other way. */
 static void test_short_and_long(void **state)
 {
@@ -669,6 +712,7 @@ int main(void)
         cmocka_unit_test(test_sort),
         WITH_BENCH(test_random_images),
         WITH_BENCH(test_counts),
+        WITH_BENCH(test_same_at_once),
         WITH_BENCH(test_short_and_long),
         WITH_BENCH(test_source_fails),
         WITH_BENCH(test_sink_fails),
