@@ -21,6 +21,7 @@ struct verify_pack {
     uint64_t id;
     uint64_t matched; /* rows of the index that its directory confirms */
     uint64_t indexed; /* rows of the index that point into it */
+    uint64_t unread;  /* of those that were tried one by one: bad ones */
     bool unusable;    /* no directory: its rows are tried one by one */
     bool gone;        /* no file, or one that is cut */
     bool damaged;     /* something was found about it, or in it */

@@ -350,7 +350,7 @@ static bool is_suspect(const struct verify_pack *pack)
 static int check_suspect(struct verify *v, const struct index_chunk *row,
                          struct vn_err *err)
 {
-    const struct verify_pack *pack = verify_pack_of(v, row->place.pack_id);
+    struct verify_pack *pack = verify_pack_of(v, row->place.pack_id);
     unsigned kind = row->place.kind;
     vn_auto(free) uint8_t *out = NULL;
     struct vn_err why = VN_ERR_INIT;
@@ -364,6 +364,7 @@ static int check_suspect(struct verify *v, const struct index_chunk *row,
     if (chunk_read(v->store, (enum chunk_kind)kind, &row->id, out, &size,
                    &why) == 0)
         return 0;
+    pack->unread++;
     verify_bad_add(v, &row->id, &row->place, why.msg);
     return 0;
 }
@@ -410,14 +411,14 @@ int verify_packs(struct verify *v, struct vn_err *err)
     if (list_packs(v, err) < 0 || each_row(v, count_row, err) < 0 ||
         check_packs(v, err) < 0 || check_changed(v, err) < 0)
         return -1;
-    for (size_t i = 0; i < v->pack_count; i++) {
-        struct verify_pack *pack = &v->packs[i];
-
-        if (!is_suspect(pack))
-            continue;
-        suspect = true;
-        if (!pack->unusable)
-            report_mismatch(v, pack);
-    }
-    return suspect ? each_row(v, check_suspect, err) : 0;
+    for (size_t i = 0; i < v->pack_count; i++)
+        suspect |= is_suspect(&v->packs[i]);
+    if (suspect && each_row(v, check_suspect, err) < 0)
+        return -1;
+    /* A row that has turned to another pack since it was counted is no harm: it
+     * was tried, and its chunk is there. */
+    for (size_t i = 0; i < v->pack_count; i++)
+        if (v->packs[i].unread > 0 && !v->packs[i].unusable)
+            report_mismatch(v, &v->packs[i]);
+    return 0;
 }
