@@ -67,14 +67,14 @@ def learn(path):
     except (SyntaxError, ValueError):
         pass
 modules = sorted(glob.glob("/usr/lib/python3*/**/*.py", recursive=True))
-run("mkdir -p /srv/work /tmp; mount -t tmpfs -o size=96M tmp /tmp")
+run("mkdir -p /srv/bench /tmp; mount -t tmpfs -o size=96M tmp /tmp")
 say("reading")
 run("cat /usr/bin/* >/dev/null; "
     "find /usr -type f -size -400k | head -2000 | xargs sha256sum >/tmp/sums")
 for number, path in enumerate(modules[:700]):
     learn(path)
 say("writing")
-run("cd /srv/work && "
+run("cd /srv/bench && "
     "busybox tar -cf - -C / usr/bin | busybox gzip -1 >bin.tgz && "
     "busybox tar -cf first.tar -C / usr/lib/python3.11 && "
     "mkdir first && busybox tar -xf first.tar -C first && "
@@ -87,11 +87,11 @@ while True:
         learn(path)
     if turn % 2 == 0:
         heap.pop(next(iter(heap)))
-    run("cd /srv/work && rm -rf second && mkdir second && "
+    run("cd /srv/bench && rm -rf second && mkdir second && "
         "busybox tar -cf - -C / $(cd / && echo usr/lib/python3*/[a-%c]*.py) | "
         "busybox tar -xf - -C second"
         % (98 + turn % 20))
-    with open("/srv/work/log", "a") as log:
+    with open("/srv/bench/log", "a") as log:
         log.write("turn %d: %d in the heap\\n" % (turn, len(heap)))
 '''
 
