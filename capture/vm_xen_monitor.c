@@ -48,14 +48,12 @@ static bool await_event(struct vm_xen_monitor *m)
 {
     struct pollfd fds[2] = {{.fd = m->stop, .events = POLLIN},
                             {.fd = xs_fileno(m->host.xs), .events = POLLIN}};
-    unsigned count;
     char **event;
 
     /* A domain can shut down while we resume another: look now and then. */
     (void)poll(fds, 2, LOOK_MS);
     while (fds[1].revents && (event = xs_check_watch(m->host.xs)))
         free(event);
-    (void)count;
     return !fds[0].revents;
 }
 

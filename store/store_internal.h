@@ -153,12 +153,6 @@ static inline bool store_hold_sees(const struct store_hold *hold,
  */
 bool store_hold_lost(const struct store_hold *hold, const struct chunk_id *id);
 
-/* Is anything lost? Then nobody may take over a subtree unseen. */
-static inline bool store_hold_any_lost(const struct store_hold *hold)
-{
-    return hold->lost_count > 0;
-}
-
 /*
  * May all chunks below this root be referred to without looking each up? Only
  * then may an image take over parts of it. False when it cannot be told.
