@@ -11,6 +11,8 @@
 #include "store/pool.h"
 #include "store/store_config.h"
 
+#include <stdatomic.h>
+
 /* All members are constant after opening; index and engine lock themselves. */
 struct store {
     char *path;
@@ -258,8 +260,8 @@ int image_reader_load_leaf(struct image_reader *image, uint64_t index,
 /* Looking for what is missing, and what it cost so far. */
 struct map_check {
     struct store *store;
-    uint64_t nodes_read;
-    uint64_t pages_looked_up;
+    atomic_uint_fast64_t nodes_read;
+    atomic_uint_fast64_t pages_looked_up;
 };
 
 /*

@@ -40,6 +40,8 @@ bool pending_has(const struct pending *pending, const struct chunk_id *id)
     size_t mask = pending->table_size - 1;
     size_t slot = slot_of(pending, id);
 
+    if (pending->count == 0)
+        return false;
     for (; pending->table[slot]; slot = (slot + 1) & mask)
         if (chunk_id_compare(&pending->chunks[pending->table[slot] - 1].id,
                              id) == 0)
