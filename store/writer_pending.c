@@ -35,6 +35,11 @@ static size_t slot_of(const struct pending *pending, const struct chunk_id *id)
     return hash & (pending->table_size - 1);
 }
 
+void pending_prefetch(const struct pending *pending, const struct chunk_id *id)
+{
+    __builtin_prefetch(&pending->table[slot_of(pending, id)]);
+}
+
 bool pending_has(const struct pending *pending, const struct chunk_id *id)
 {
     size_t mask = pending->table_size - 1;
