@@ -16,6 +16,8 @@
  *     16 million   1.76      0.25
  *
  * Batches need not be sorted; those that are find their pages in the cache.
+ * A page that is not in memory costs a read of its own. Who is going to look up
+ * many says so: index_expect().
  *
  * The file may be damaged, and LMDB has no checksums: nothing that a page says
  * is believed before it is held against the page's size and the file's.
@@ -32,11 +34,17 @@
 #include <assert.h>
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define LANES    32u
 #define PREFETCH 192u /* bytes of a page: head and most offsets */
+
+/* When the file is read in a row, ahead: a page alone takes the disk as long as
+ * some ten to thirty pages in a row. */
+#define READ_WHOLE_SHARE 16u
 
 static_assert(sizeof(struct index_table_row) == 48, "LMDB's MDB_db");
 static_assert(sizeof(struct index_node) == INDEX_NODE_HEAD, "no padding");
@@ -65,6 +73,25 @@ int index_map_open(struct index *index, struct vn_err *err)
     map->size = info.me_mapsize;
     map->page_size = stat.ms_psize;
     return 0;
+}
+
+void index_expect(struct index *index, uint64_t count)
+{
+    uint64_t memory =
+        (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t pages;
+    MDB_envinfo info;
+    int fd;
+
+    if (mdb_env_get_fd(index->env, &fd) || mdb_env_info(index->env, &info))
+        return;
+    pages = info.me_last_pgno + 1;
+    if (count < pages / READ_WHOLE_SHARE ||
+        pages * index->map.page_size > memory / 4 ||
+        atomic_exchange(&index->map.expected, pages) == pages)
+        return;
+    (void)posix_fadvise(fd, 0, (off_t)(pages * index->map.page_size),
+                        POSIX_FADV_WILLNEED);
 }
 
 void index_map_close(struct index *index)

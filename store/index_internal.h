@@ -44,7 +44,8 @@ struct index_map {
     const uint8_t *bytes; /* NULL: not mapped */
     size_t size;
     size_t page_size;
-    MDB_dbi main; /* the table of tables */
+    MDB_dbi main;                  /* the table of tables */
+    atomic_uint_fast64_t expected; /* pages that were asked for ahead */
 };
 
 struct index {

@@ -24,7 +24,7 @@
  */
 
 #include "common/io.h"
-#include "store/pool.h"
+#include "store/read_ahead.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -157,6 +157,18 @@ static int check_leaves(void *context, size_t i, struct vn_err *err)
     return 0;
 }
 
+static int check_all_leaves(struct level *l, struct vn_err *err)
+{
+    struct chunk_id ids[MAP_FANOUT];
+
+    for (size_t k = 0; k < l->count; k++)
+        ids[k] = l->places[k].id;
+    read_ahead_nodes(l->check->store, ids, l->count);
+    return pool_run(l->check->store->pool,
+                    (l->count + TASK_LEAVES - 1) / TASK_LEAVES, check_leaves, l,
+                    err);
+}
+
 static int check_node(struct map_check *check, const struct chunk_id *id,
                       unsigned height, const struct beside *beside,
                       struct vn_err *err)
@@ -178,9 +190,7 @@ static int check_node(struct map_check *check, const struct chunk_id *id,
         return check_pages(check, l, err);
     drop_repeated(l);
     if (height == 1)
-        return pool_run(check->store->pool,
-                        (l->count + TASK_LEAVES - 1) / TASK_LEAVES,
-                        check_leaves, l, err);
+        return check_all_leaves(l, err);
     for (size_t k = 0; k < l->count; k++)
         if (check_child(l, k, err) < 0)
             return -1;
