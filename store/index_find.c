@@ -29,12 +29,12 @@
  */
 
 #include "common/auto.h"
+#include "common/io.h"
 #include "store/index_page.h"
 
 #include <assert.h>
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -90,8 +90,7 @@ void index_expect(struct index *index, uint64_t count)
         pages * index->map.page_size > memory / 4 ||
         atomic_exchange(&index->map.expected, pages) == pages)
         return;
-    (void)posix_fadvise(fd, 0, (off_t)(pages * index->map.page_size),
-                        POSIX_FADV_WILLNEED);
+    io_read_ahead(fd, 0, pages * index->map.page_size);
 }
 
 void index_map_close(struct index *index)
