@@ -167,11 +167,13 @@ struct index_move {
     struct chunk_place to;
 };
 /*
- * Enter a pack that is durable and holds copies; a chunk that is still where
- * the copy was made from gets its new place. Fastest when sorted by id.
+ * Enter packs that are durable and hold copies; a chunk that is still where
+ * the copy was made from gets its new place. Sorted by id. In bounded
+ * transactions: after a failure the packs may be in the index, with some of
+ * the chunks turned to them.
  */
-int index_move(struct index *index, const struct index_pack *pack,
-               const struct index_move *moves, size_t count,
+int index_move(struct index *index, const struct index_pack *packs,
+               size_t pack_count, const struct index_move *moves, size_t count,
                struct vn_err *err) VN_MUST_USE;
 
 /* Delete these chunks, but those that are elsewhere now or whose pack is not

@@ -176,6 +176,15 @@ int index_raise_series(struct index *index, MDB_txn *txn, const char *series,
 int index_heal_in(struct index *index, MDB_txn *txn, const struct chunk_id *id,
                   struct vn_err *err) VN_MUST_USE;
 
+/* Rows that one transaction enters or changes: see index_add.c. */
+#define INDEX_BATCH 65536u
+
+/* The rows of packs in one of the transactions that enter what lies in them:
+ * made in the first, in later ones looked for. */
+int index_enter_packs(struct index *index, MDB_txn *txn,
+                      const struct index_pack *packs, size_t count, bool first,
+                      struct vn_err *err) VN_MUST_USE;
+
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,
                  const struct index_chunk *chunks, size_t chunk_count,

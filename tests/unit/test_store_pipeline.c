@@ -672,7 +672,7 @@ static void point_at_another(struct bench *b, const struct chunk_id *id,
     pack.id += 1000; /* index_move() enters a pack */
     move.from = places[0];
     move.to = places[1];
-    assert_ok(index_move(b->f->store->index, &pack, &move, 1, &err), &err);
+    assert_ok(index_move(b->f->store->index, &pack, 1, &move, 1, &err), &err);
 }
 
 /* An index that is wrong makes reads fail, not lie. */

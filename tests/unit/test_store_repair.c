@@ -326,7 +326,7 @@ static void test_rows(void **state)
     move.to = move.from;
     move.to.offset = other.entry.offset;
     move.to.stored_size = other.entry.stored_size;
-    assert_ok(index_move(w->f->store->index, &none, &move, 1, &err), &err);
+    assert_ok(index_move(w->f->store->index, &none, 1, &move, 1, &err), &err);
     assert_ok(index_drop_packs(w->f->store->index, &number, 1, &err), &err);
     assert_true(verify_world(w, false) > 0);
     assert_named(&s);
