@@ -58,6 +58,13 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
                          struct vn_err *err) VN_MUST_USE;
 void index_close(struct index *index); /* NULL is fine */
 
+/*
+ * Can the whole index be read and changed without LMDB leaving its pages? Of a
+ * small one index_open() has seen to it. VN_E_CORRUPT: no; the sentence names
+ * file, page and cause, and until it is repaired nothing is safe.
+ */
+int index_check(struct index *index, struct vn_err *err) VN_MUST_USE;
+
 /* ---- chunks and packs ------------------------------------------------- */
 
 /* Look up `count` ids, fastest when they are sorted. */
@@ -286,14 +293,6 @@ int index_check_snapshots(struct index *index, char ret_problem[256],
 int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;
 
 /* ---- rebuilding ------------------------------------------------------- */
-
-/*
- * Can every row of the index in `dir` be read? Tried by a child process, since
- * LMDB may die of damage. The caller has no threads and has not opened it.
- * Fails where it cannot be opened for another reason than damage.
- */
-int index_probe(const char *dir, const uint8_t store_id[16], bool *ret_sound,
-                struct vn_err *err) VN_MUST_USE;
 
 /* Called for each series with its mark: the highest number it ever had. */
 typedef void index_series_fn(void *context, const char *series,

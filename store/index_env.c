@@ -21,6 +21,7 @@
 #include "common/auto.h"
 #include "common/fault.h"
 #include "common/io.h"
+#include "store/index_check.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -193,11 +194,9 @@ static void index_free(struct index *index)
 VN_AUTO_DEFINE(index_new, struct index *, index_free)
 
 /*
- * A file that was cut: make it as long as its tree says, so that what is
- * missing reads as zeros, which LMDB calls damage, and not as a fault that ends
- * the process. It may also be shorter by pages that were never written, which
- * is no harm. This never makes a file shorter that another process just
- * extends.
+ * A file may be shorter than its last page says, by pages that are free. Make
+ * it as long, or it would be walked whenever it is opened, to see that they
+ * are. This never makes a file shorter that another process just extends.
  */
 static void complete_file(struct index *index)
 {
@@ -232,7 +231,6 @@ static struct index *open_env(const char *dir, struct vn_err *err)
         index_free(index);
         return NULL;
     }
-    complete_file(index);
     mdb_reader_check(index->env, &dead);
     return index;
 }
@@ -309,6 +307,31 @@ static int check_meta(struct index *index, const uint8_t store_id[16],
                : vn_fail(err, VN_E_CORRUPT, "index '%s': tables", index->dir);
 }
 
+/* Open it, but let LMDB come near no page that was not looked at. */
+static struct index *open_checked(const char *dir, const char *data,
+                                  struct vn_err *err)
+{
+    vn_auto(close) int fd = open(data, O_RDONLY | O_CLOEXEC);
+    vn_auto(index_new) struct index *index = NULL;
+
+    if (fd < 0)
+        return vn_fail_ptr(err, errno, "open '%s'", data);
+    if (index_check_metas(fd, data, err) < 0)
+        return NULL;
+    index = open_env(dir, err);
+    if (!index || index_check_env(index->env, data, false, err) < 0)
+        return NULL;
+    complete_file(index);
+    return vn_steal(&index);
+}
+
+int index_check(struct index *index, struct vn_err *err)
+{
+    vn_auto(free) char *data = vn_format("%s/data.mdb", index->dir);
+
+    return index_check_env(index->env, data, true, err);
+}
+
 struct index *index_open(const char *dir, const uint8_t store_id[16],
                          struct vn_err *err)
 {
@@ -328,7 +351,7 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
             index->users++;
             return index;
         }
-    index = open_env(dir, err);
+    index = open_checked(dir, data, err);
     if (!index)
         return NULL;
     if (add_new_tables(index, err) < 0 ||

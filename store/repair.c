@@ -3,13 +3,11 @@
 /*
  * Repair: make the best of a damaged store.
  *
- *     index      sound? A child process tries (index_rebuild.c). If not, or if
- *                asked for, it is built anew from the packs (repair_index.c,
- *                repair_snapshots.c) and takes the old one's place
- *     mend       everything is verified; what can be read in damaged packs
- *                moves to new ones; what cannot is looked for in all packs, and
- *                becomes lost where it is nowhere (repair_mend.c,
- *                repair_move.c)
+ *     index      sound (index_check.c)? If not, or if asked for, it is built
+ * anew from the packs (repair_index.c, repair_snapshots.c) and takes the old
+ * one's place mend       everything is verified; what can be read in damaged
+ * packs moves to new ones; what cannot is looked for in all packs, and becomes
+ * lost where it is nowhere (repair_mend.c, repair_move.c)
  *
  * A repair never makes a snapshot worse: nothing that can be read is thrown
  * away, no snapshot is removed, packs that are taken out of use stay on the
@@ -71,22 +69,25 @@ static int look_at_index(struct repair *r, struct vn_err *err)
     vn_auto(free) char *dir = vn_format("%s/index", r->path);
     vn_auto(free) char *data = vn_format("%s/data.mdb", dir);
     struct vn_err why = VN_ERR_INIT;
-    bool sound = false;
+    struct index *index;
+    bool sound;
 
     if (access(data, F_OK) < 0 && (errno == ENOENT || errno == ENOTDIR)) {
         repair_found(r, verify_where("index", 0), "there is no index '%s'",
                      data);
         return 0;
     }
-    if (index_probe(dir, r->config.store_id, &sound, &why) < 0 &&
-        !r->opts->rebuild_index) {
+    index = index_open(dir, r->config.store_id, &why);
+    sound = index && index_check(index, &why) == 0;
+    index_close(index);
+    if (sound)
+        return 1;
+    if (why.code != VN_E_CORRUPT && !r->opts->rebuild_index) {
         *err = why;
         return -1;
     }
-    if (!sound)
-        repair_found(r, verify_where("index", 0),
-                     "index '%s' is damaged and cannot be read", dir);
-    return sound;
+    repair_found(r, verify_where("index", 0), "%s", why.msg);
+    return 0;
 }
 
 static int repair(struct repair *r, struct vn_err *err)

@@ -3,7 +3,9 @@
 /*
  * Verify: is everything that the store promises still there?
  *
- * The whole store, in three passes:
+ * First the index as such, without which nothing else is safe (index_check.c);
+ * damage there is an error that ends the run. Then the whole store, in three
+ * passes:
  *   1. packs       every pack of the index is read: checksums, directory, and
  *                  every chunk decoded and hashed against all 32 bytes of its
  *                  id; every chunk must be in the index (verify_packs.c)
@@ -279,7 +281,9 @@ int store_verify(struct store *store, const struct store_verify_opts *opts,
     int result;
 
     v.counts.began_s = clock_wall_ns() / (1000 * VN_MS);
-    result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
+    result = index_check(store->index, err);
+    if (result == 0)
+        result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
     verify_done(&v);
     if (opts->counts)
         *opts->counts = v.counts;
