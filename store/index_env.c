@@ -157,6 +157,7 @@ static int try_env(struct index *index, uint64_t map_size, struct vn_err *err)
     mdb_env_set_mapsize(index->env, map_size);
     mdb_env_set_maxdbs(index->env, TABLE_COUNT);
     mdb_env_set_maxreaders(index->env, READERS_MAX);
+    index_fault_watch(index->env);
     rc = mdb_env_open(index->env, index->dir, MDB_NOTLS | MDB_NORDAHEAD, 0600);
     if (rc == 0)
         return 0;
@@ -185,6 +186,7 @@ static void index_free(struct index *index)
         return;
     if (index->env) {
         index_known_close(index);
+        index_fault_forget(index->map);
         mdb_env_close(index->env);
     }
     pthread_mutex_destroy(&index->known.lock);
@@ -279,6 +281,25 @@ static int add_new_tables(struct index *index, struct vn_err *err)
     return index_commit(index, &txn, err);
 }
 
+/*
+ * Where is the mapping? LMDB does not say, but a value lies in a page that
+ * begins with its number. Only known where pages are the system's.
+ */
+static void note_mapping(struct index *index, const MDB_val *value)
+{
+    uintptr_t at = (uintptr_t)value->mv_data;
+    MDB_envinfo info;
+    MDB_stat st;
+
+    if (mdb_env_info(index->env, &info) || mdb_env_stat(index->env, &st) ||
+        st.ms_psize != (unsigned long)sysconf(_SC_PAGESIZE))
+        return;
+    at &= ~((uintptr_t)st.ms_psize - 1);
+    at -= index_load_u64((const uint8_t *)at) * st.ms_psize;
+    index->map = (const void *)at;
+    index_fault_note(index->dir, index->map, info.me_mapsize);
+}
+
 static int check_meta(struct index *index, const uint8_t store_id[16],
                       struct vn_err *err)
 {
@@ -301,6 +322,7 @@ static int check_meta(struct index *index, const uint8_t store_id[16],
         id.mv_size != 16 || memcmp(id.mv_data, store_id, 16) != 0)
         return vn_fail(err, VN_E_CORRUPT, "index '%s' belongs to another store",
                        index->dir);
+    note_mapping(index, &id);
     /* Committing a reader keeps the handles of the tables open. */
     return mdb_txn_commit(vn_steal(&txn)) == 0
                ? 0

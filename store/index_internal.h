@@ -44,6 +44,7 @@ struct index {
     MDB_dbi tables[TABLE_COUNT];
     char *dir;
     uint8_t store_id[16];
+    const void *map; /* where LMDB mapped the file; NULL: not known */
     struct index_known known;
     /* The registry of open environments. */
     struct index *next;
@@ -159,6 +160,17 @@ int index_raise_series(struct index *index, MDB_txn *txn, const char *series,
 /* A chunk was entered: it is not lost any more, if it was. */
 int index_heal_in(struct index *index, MDB_txn *txn, const struct chunk_id *id,
                   struct vn_err *err) VN_MUST_USE;
+
+/* ---- index_fault.c ---------------------------------------------------- */
+
+/* A mapping of an index; forget it before it goes. NULL is fine. */
+void index_fault_note(const char *dir, const void *begin, uint64_t size);
+void index_fault_forget(const void *begin);
+/* The directory of the index near whose mapping the address is, or NULL.
+ * May be called by a handler of signals. */
+const char *index_owns_address(const void *address);
+/* Its assertions end as faults do. */
+void index_fault_watch(MDB_env *env);
 
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,

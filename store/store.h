@@ -74,6 +74,15 @@ int store_init_as(const char *path, enum store_identity identity,
  * VN_E_NOT_FOUND (no store there), VN_E_VERSION (a newer format). */
 struct store *store_open(const char *path, struct vn_err *err) VN_MUST_USE;
 void store_close(struct store *store); /* NULL is fine; no writers left */
+
+/*
+ * For programs, once, before threads: damage to an index that is too large to
+ * be checked at each opening, or that comes later, can make LMDB fault. Then
+ * the process ends with this status and the sentence "PROGRAM: the index 'PATH'
+ * is damaged: run 'vnstore repair'" on its standard error. Takes SIGSEGV and
+ * SIGBUS; faults elsewhere do what they did before.
+ */
+void store_catch_index_faults(const char *program, int status);
 const char *store_path(const struct store *store);
 
 /* ---- writing ---------------------------------------------------------- */
