@@ -9,7 +9,10 @@
  *              kind that its level says, keys rising and in the range that the
  *              branches above give, sizes as the table has them; rows and pages
  *              as many as the tree's record says
- *     free     page numbers falling, of pages that nothing else reaches
+ *     free     page numbers falling, of pages that nothing else reaches; the
+ *              last record is of the transaction that the meta page says: with
+ *              another number in it the older one would count, and a commit be
+ *              gone
  *     the end  pages behind the end of the file must be free
  *
  * A page that is neither reached nor free is only lost space, and let pass.
@@ -48,7 +51,7 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {"meta", 1, INDEX_KEY_MAX, 8, 16},
+    {"meta", 1, INDEX_KEY_MAX, 8, 16}, /* numbers, and an id */
     {"chunks", STORE_ID_SIZE, STORE_ID_SIZE, 16, 16},
     {"packs", 8, 8, 16, 16},
     {"snapshots", 8, 8, STORE_ID_SIZE + 9, STORE_ID_SIZE + 8 + STORE_NAME_MAX},
@@ -85,6 +88,7 @@ struct walk {
     uint64_t *seen; /* a bit a page: in a tree, or free */
     uint8_t *pages[INDEX_DEPTH_MAX];
     uint64_t free_behind; /* free pages behind the file's end */
+    uint64_t last_free;   /* transaction of the last record of free pages */
     struct index_tree tables[TABLES_MAX];
     const struct shape *table_shapes[TABLES_MAX];
     size_t table_count;
@@ -270,7 +274,8 @@ static int walk_row(struct walk *w, struct tree *t, uint64_t page,
     if (node->key_size < shape->key_min || node->key_size > shape->key_max ||
         node->size < shape->value_min || node->size > shape->value_max ||
         node->tree != (t->kind == TREE_TABLES) ||
-        (node->big && shape->value_max < UINT32_MAX))
+        (node->big && shape->value_max < UINT32_MAX) ||
+        (shape == shapes && node->size % 8))
         return bad_page(w, page, "a row that its table cannot have", err);
     t->entries++;
     if (t->kind == TREE_TABLES)
@@ -283,8 +288,7 @@ static int walk_row(struct walk *w, struct tree *t, uint64_t page,
     }
     if (t->kind != TREE_FREE)
         return 0;
-    if (index_load_u64(node->key) > w->meta->txnid)
-        return bad_page(w, page, "a free list of the future", err);
+    w->last_free = index_load_u64(node->key);
     return walk_free(w, page, &value, err);
 }
 
@@ -325,8 +329,10 @@ static int walk_children(struct walk *w, struct tree *t, unsigned level,
                          struct vn_err *err)
 {
     const uint8_t *page = w->pages[level];
+    /* Of the free list always the end, to see the last record. */
+    unsigned first = w->whole || t->kind == TREE_TABLES ? 0 : count - 1;
 
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned i = first; i < count; i++) {
         struct index_node node = index_page_node(page, i, false);
         struct key to = high;
 
@@ -367,7 +373,7 @@ static int walk_page(struct walk *w, struct tree *t, uint64_t number,
         return -1;
     if (!leaf) {
         t->branch_pages++;
-        if (!w->whole && t->kind != TREE_TABLES)
+        if (!w->whole && t->kind == TREE_TABLE)
             return 0;
         return walk_children(w, t, level, count, low, high, err);
     }
@@ -417,6 +423,10 @@ static int walk_all(struct walk *w, struct vn_err *err)
             return -1;
     if (walk_tree(w, &w->meta->free_pages, &shape_free, TREE_FREE, err) < 0)
         return -1;
+    /* Every commit frees a page, but the first, which makes the tables. */
+    if (w->last_free != w->meta->txnid && w->meta->txnid > 1)
+        return index_check_bad(
+            w->path, "its free list is not that of the last transaction", err);
     if (w->whole && w->meta->page_count > w->file_pages &&
         w->free_behind != w->meta->page_count - w->file_pages)
         return index_check_bad(w->path, "the end of the file is missing", err);
