@@ -288,6 +288,11 @@ int index_series_next(struct index *index, const char *series, uint64_t *ret,
 int index_check_snapshots(struct index *index, char ret_problem[256],
                           struct vn_err *err) VN_MUST_USE;
 
+/* Do the marks cover the rows (index_marks.c)? *ret_problem: "" or a sentence.
+ */
+int index_check_marks(struct index *index, char ret_problem[256],
+                      struct vn_err *err) VN_MUST_USE;
+
 /* Write the tables of names and ids anew from that of snapshots. VN_E_CORRUPT:
  * two snapshots have one name or id. */
 int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;

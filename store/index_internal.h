@@ -146,6 +146,9 @@ void index_known_close(struct index *index);
 int index_put_snapshot(struct index *index, MDB_txn *txn,
                        const struct index_snapshot *snapshot,
                        struct vn_err *err) VN_MUST_USE;
+int index_snapshot_decode(const struct index *index, const MDB_val *key,
+                          const MDB_val *value, struct index_snapshot *ret,
+                          struct vn_err *err) VN_MUST_USE;
 /* Find the manifest where it lies now, whatever the index said before. */
 int index_put_manifest(struct index *index, MDB_txn *txn,
                        const struct index_chunk *chunk,

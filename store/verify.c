@@ -185,6 +185,11 @@ static int verify_snapshot(struct verify *v, const struct index_snapshot *row,
     v->counts.snapshots++;
     if (!manifest)
         return bad_snapshot(v, row, &why, err);
+    if (manifest_bytes(manifest) != row->bytes_logical)
+        verify_found(v, NULL,
+                     "the index has another size of snapshot '%s'; 'vnstore "
+                     "repair --rebuild-index' sets it anew",
+                     row->name);
     return verify_objects(v, manifest, deep, err);
 }
 
@@ -199,6 +204,10 @@ static int verify_snapshots(struct verify *v, struct vn_err *err)
     if (index_check_snapshots(v->store->index, problem, err) < 0)
         return -1;
     v->mend_names = problem[0] != 0;
+    if (problem[0])
+        verify_found(v, NULL, "%s", problem);
+    if (index_check_marks(v->store->index, problem, err) < 0)
+        return -1;
     if (problem[0])
         verify_found(v, NULL, "%s", problem);
     do {

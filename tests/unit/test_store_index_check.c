@@ -22,9 +22,9 @@
 #include <stdio.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { STEP = 31, RANDOM_BITS = 400, VERIFY_EVERY = 20 };
+enum { STEP = 31, RANDOM_BITS = 400 };
 #else
-enum { STEP = 1, RANDOM_BITS = 10000, VERIFY_EVERY = 20 };
+enum { STEP = 1, RANDOM_BITS = 10000 };
 #endif
 
 enum { IMAGE_PAGES = 300, SIZE_MAX_INDEX = 1 << 20 };
@@ -200,17 +200,14 @@ struct tally {
     unsigned found;   /* by the check */
     unsigned same;    /* no row is another */
     unsigned changed; /* a row is, and the check cannot know */
-    unsigned tried;   /* of these, how many verify looked at */
-    unsigned missed;  /* and did not find */
+    unsigned missed;  /* of these, by verify too */
 };
 
-/* A bit of the file is changed, looked at and put back. True: verify was asked
- * and found nothing. */
-static bool try_bit(const struct victim *v, uint64_t bit, struct tally *t)
+/* A bit of the file is changed, looked at and put back. */
+static void try_bit(const struct victim *v, uint64_t bit, struct tally *t)
 {
     uint8_t byte = v->data[bit / 8] ^ (uint8_t)(1u << bit % 8);
     struct vn_err err = VN_ERR_INIT;
-    bool missed = false;
     int r;
 
     write_at(v, bit / 8, &byte, 1);
@@ -219,14 +216,12 @@ static bool try_bit(const struct victim *v, uint64_t bit, struct tally *t)
         assert_true(store_finds(v, &err));
     else if (r == 0 && sum_rows(v) == v->rows)
         t->same++;
-    else if (r == 0 && t->changed++ % VERIFY_EVERY == 0) {
-        missed = !store_finds(v, &err);
-        t->tried++;
-        t->missed += missed;
+    else if (r == 0) {
+        t->changed++;
+        t->missed += !store_finds(v, &err);
         restore(v); /* opening may have written */
     }
     write_at(v, bit / 8, v->data + bit / 8, 1);
-    return missed;
 }
 
 static bool is_tree_page(const struct victim *v, uint64_t page, bool *ret_leaf,
@@ -248,72 +243,9 @@ static void try_bytes(const struct victim *v, size_t first, size_t count,
 
 static void print_tally(const char *what, const struct tally *t)
 {
-    print_message("%s: %u found, %u without effect, %u others; verify tried "
-                  "%u, and missed %u\n",
-                  what, t->found, t->same, t->changed, t->tried, t->missed);
-}
-
-static void test_every_bit_of_heads(void **state)
-{
-    struct victim *v = *state;
-    struct tally t = {.found = 0};
-    unsigned pages = 0;
-
-    v->rows = sum_rows(v);
-    try_bytes(v, 0, INDEX_META_SIZE, &t);
-    try_bytes(v, PAGE, INDEX_META_SIZE, &t);
-    for (uint64_t page = 2; page < v->size / PAGE; page++) {
-        unsigned count;
-        bool leaf;
-
-        if (!is_tree_page(v, page, &leaf, &count))
-            continue;
-        pages++;
-        try_bytes(v, page * PAGE, INDEX_PAGE_HEAD + 2 * count, &t);
-        for (unsigned i = 0; i < count; i++) {
-            struct index_node node =
-                index_page_node(v->data + page * PAGE, i, leaf);
-
-            try_bytes(v, (size_t)(node.key - v->data) - 8, 8, &t);
-        }
-    }
-    print_tally("heads", &t);
-    assert_true(pages > 15);
-    assert_true(t.found > 20000 / STEP);
-    /* What changes no row lies in free pages, or is not used by LMDB. No row
-     * becomes another one. */
-    assert_int_equal(t.changed, 0);
-    assert_false(store_finds(v, &(struct vn_err){0}));
-}
-
-static void test_random_bits(void **state)
-{
-    struct victim *v = *state;
-    struct tally t = {.found = 0};
-    uint64_t random = 1;
-
-    v->rows = sum_rows(v);
-    for (unsigned i = 0; i < RANDOM_BITS; i++) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        try_bit(v, (random >> 16) % (v->size * 8), &t);
-    }
-    print_tally("random bits", &t);
-    assert_true(t.found > 0 && t.same > 0);
-}
-
-/* ---- pages ------------------------------------------------------------- */
-
-/* The check finds it, or it matters to nobody. True: found. */
-static bool found_or_same(const struct victim *v, const char *what, size_t at)
-{
-    struct vn_err err = VN_ERR_INIT;
-
-    if (check(v, &err) == 0) {
-        assert_int_equal(sum_rows(v), v->rows);
-        return false;
-    }
-    assert_found(v, what, at);
-    return true;
+    print_message("%s: %u found, %u without effect, %u others, of which verify "
+                  "missed %u\n",
+                  what, t->found, t->same, t->changed, t->missed);
 }
 
 /* Which pages are in use? Those that are missed when they are zeros. */
@@ -331,6 +263,69 @@ static unsigned find_used(const struct victim *v, uint64_t used[])
         write_at(v, page * PAGE, v->data + page * PAGE, PAGE);
     }
     return count;
+}
+
+static void test_every_bit_of_heads(void **state)
+{
+    struct victim *v = *state;
+    uint64_t used[SIZE_MAX_INDEX / PAGE];
+    unsigned pages = find_used(v, used);
+    struct tally t = {.found = 0};
+
+    v->rows = sum_rows(v);
+    try_bytes(v, 0, INDEX_META_SIZE, &t);
+    try_bytes(v, PAGE, INDEX_META_SIZE, &t);
+    for (unsigned i = 0; i < pages; i++) {
+        size_t at = used[i] * PAGE;
+        unsigned count;
+        bool leaf;
+
+        assert_true(is_tree_page(v, used[i], &leaf, &count));
+        try_bytes(v, at, INDEX_PAGE_HEAD + 2 * count, &t);
+        for (unsigned j = 0; j < count; j++) {
+            struct index_node node = index_page_node(v->data + at, j, leaf);
+
+            try_bytes(v, (size_t)(node.key - v->data) - 8, 8, &t);
+        }
+    }
+    print_tally("heads", &t);
+    assert_true(pages >= 12 && t.found > 20000 / STEP);
+    /* No row becomes another one. What has no effect is the older meta page,
+     * the size of the map, and two bytes of each head that LMDB never reads. */
+    assert_int_equal(t.changed, 0);
+    assert_true(t.same <= 2 * 8 * INDEX_META_SIZE + 16 * pages);
+}
+
+/* A mark that is too high is all that nobody sees: of a series, nearly. */
+static void test_random_bits(void **state)
+{
+    struct victim *v = *state;
+    struct tally t = {.found = 0};
+    uint64_t random = 1;
+
+    v->rows = sum_rows(v);
+    for (unsigned i = 0; i < RANDOM_BITS; i++) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        try_bit(v, (random >> 16) % (v->size * 8), &t);
+    }
+    print_tally("random bits", &t);
+    assert_true(t.found > 0 && t.same > 0 && t.changed > 0);
+    assert_true(t.missed * 50 <= t.changed);
+}
+
+/* ---- pages ------------------------------------------------------------- */
+
+/* The check finds it, or it matters to nobody. True: found. */
+static bool found_or_same(const struct victim *v, const char *what, size_t at)
+{
+    struct vn_err err = VN_ERR_INIT;
+
+    if (check(v, &err) == 0) {
+        assert_int_equal(sum_rows(v), v->rows);
+        return false;
+    }
+    assert_found(v, what, at);
+    return true;
 }
 
 static void test_garbage_and_cuts(void **state)
@@ -364,6 +359,7 @@ static void test_pages_change_places(void **state)
     struct victim *v = *state;
     uint64_t used[SIZE_MAX_INDEX / PAGE];
     unsigned count = find_used(v, used);
+    struct vn_err err = VN_ERR_INIT;
     uint8_t page[PAGE];
 
     assert_true(count >= 12);
@@ -382,14 +378,14 @@ static void test_pages_change_places(void **state)
             memcpy(page, from, PAGE);
             memcpy(page, &used[j], 8);
             write_at(v, used[j] * PAGE, page, PAGE);
-            assert_found(v, "twice", used[j]);
+            /* Two tables may have rows of one shape: then verify sees it. */
+            assert_true(store_finds(v, &err));
             restore(v);
         }
 }
 
 /* Write other pages' numbers, of `size` bytes, at `at`. */
-static void point_elsewhere(const struct victim *v, size_t at, size_t size,
-                            const uint64_t *used, unsigned count)
+static void point_elsewhere(const struct victim *v, size_t at, size_t size)
 {
     uint64_t others[] = {0, 1, at / PAGE, v->size / PAGE, 1ull << 40};
     uint64_t now = 0;
@@ -406,12 +402,10 @@ static void point_elsewhere(const struct victim *v, size_t at, size_t size,
         assert_found(v, "points to another page", at);
     }
     write_at(v, at, v->data + at, size);
-    (void)used, (void)count;
 }
 
 /* What a tree's record says, changed. */
-static void change_record(const struct victim *v, size_t at,
-                          const uint64_t *used, unsigned count)
+static void change_record(const struct victim *v, size_t at)
 {
     static const uint8_t sizes[][2] = {{4, 2},  {6, 2},  {8, 8},
                                        {16, 8}, {24, 8}, {32, 8}};
@@ -428,7 +422,7 @@ static void change_record(const struct victim *v, size_t at,
     }
     memcpy(&root, v->data + at + 40, 8);
     if (root != INDEX_NO_PAGE)
-        point_elsewhere(v, at + 40, 8, used, count);
+        point_elsewhere(v, at + 40, 8);
 }
 
 static void test_wrong_pointers(void **state)
@@ -441,8 +435,8 @@ static void test_wrong_pointers(void **state)
     unsigned children = 0;
     unsigned tables = 0;
 
-    change_record(v, meta + 16 + 24, used, count);
-    change_record(v, meta + 16 + 72, used, count);
+    change_record(v, meta + 16 + 24);
+    change_record(v, meta + 16 + 72);
     for (unsigned i = 0; i < count; i++) {
         bool leaf;
         unsigned n;
@@ -454,11 +448,10 @@ static void test_wrong_pointers(void **state)
 
             if (!leaf) {
                 children++;
-                point_elsewhere(v, (size_t)(node.key - v->data) - 8, 6, used,
-                                count);
+                point_elsewhere(v, (size_t)(node.key - v->data) - 8, 6);
             } else if (node.tree) {
                 tables++;
-                change_record(v, (size_t)(node.data - v->data), used, count);
+                change_record(v, (size_t)(node.data - v->data));
             }
         }
     }
