@@ -76,18 +76,25 @@ void index_fault_forget(const void *begin)
 
 /* ---- the end ---------------------------------------------------------- */
 
-static void say(const char *text)
+static size_t append(char *text, size_t size, const char *more)
 {
-    if (write(STDERR_FILENO, text, strlen(text)) < 0)
-        return; /* nobody hears it */
+    size_t n = strlen(more);
+
+    memcpy(text + size, more, n);
+    return size + n;
 }
 
+/* One write, so that it stays one line. */
 _Noreturn static void end(const char *path)
 {
-    say(program_name);
-    say(": the index '");
-    say(path);
-    say("' is damaged: run 'vnstore repair'\n");
+    char text[sizeof(program_name) + PATH_SIZE + 64];
+    size_t size = append(text, 0, program_name);
+
+    size = append(text, size, ": the index '");
+    size = append(text, size, path);
+    size = append(text, size, "' is damaged: run 'vnstore repair'\n");
+    if (write(STDERR_FILENO, text, size) < 0)
+        _exit(exit_status); /* nobody hears it */
     _exit(exit_status);
 }
 
@@ -110,11 +117,11 @@ static void on_fault(int signal_number, siginfo_t *info, void *context)
 /* LMDB aborts when this returns. */
 static void on_assert(MDB_env *env, const char *message)
 {
-    const char *path = "?";
+    const char *path = NULL;
 
     (void)message;
-    (void)mdb_env_get_path(env, &path);
-    if (program_name[0])
+    if (program_name[0] && mdb_env_get_path(env, &path) == 0 &&
+        strlen(path) < PATH_SIZE)
         end(path);
 }
 
