@@ -19,7 +19,7 @@
 
 #include <stdio.h>
 
-#define ADVICE "'vnstore repair --rebuild-index' sets it anew"
+#define ADVICE "'vnstore repair' sets it anew"
 
 struct marks {
     struct index *index;

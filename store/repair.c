@@ -34,6 +34,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define CHUNK_BATCH 4096u
+
 void repair_found(struct repair *r, json_t *where, const char *format, ...)
 {
     vn_auto(free) char *sentence = NULL;
@@ -63,6 +65,33 @@ void *repair_grown(void *array, size_t count, size_t *capacity, size_t size)
     return array;
 }
 
+/* Every row is what its table says, and marks cover the rows. */
+static int look_at_rows(struct repair *r, struct index *index,
+                        struct vn_err *err)
+{
+    vn_auto(free) struct index_chunk *rows =
+        vn_alloc(CHUNK_BATCH * sizeof(*rows));
+    struct chunk_id last = {{0}};
+    char problem[256];
+    bool begun = false;
+    size_t count;
+
+    do {
+        if (index_list_chunks(index, begun ? &last : NULL, CHUNK_BATCH, rows,
+                              &count, err) < 0)
+            return -1;
+        if (count > 0)
+            last = rows[count - 1].id;
+        begun = true;
+    } while (count == CHUNK_BATCH);
+    if (index_check_marks(index, problem, err) < 0)
+        return -1;
+    r->marks_are_wrong = problem[0] != 0;
+    if (problem[0])
+        repair_found(r, verify_where("index", 0), "%s", problem);
+    return 0;
+}
+
 /* 1: there is an index that can be read; 0: there is none, or it is damaged. */
 static int look_at_index(struct repair *r, struct vn_err *err)
 {
@@ -78,7 +107,8 @@ static int look_at_index(struct repair *r, struct vn_err *err)
         return 0;
     }
     index = index_open(dir, r->config.store_id, &why);
-    sound = index && index_check(index, &why) == 0;
+    sound = index && index_check(index, &why) == 0 &&
+            look_at_rows(r, index, &why) == 0;
     index_close(index);
     if (sound)
         return 1;
@@ -103,13 +133,13 @@ static int repair(struct repair *r, struct vn_err *err)
     sound = look_at_index(r, err);
     if (sound < 0)
         return -1;
-    if (!sound || r->opts->rebuild_index) {
+    if (!sound || r->marks_are_wrong || r->opts->rebuild_index) {
         r->counts.rebuilt = true;
         if (repair_rebuild(r, sound, err) < 0)
             return -1;
     }
     /* Without an index nothing else can be found out. */
-    if (r->opts->dry_run && !sound)
+    if (r->opts->dry_run && (!sound || r->marks_are_wrong))
         return 0;
     return repair_mend(r, err);
 }

@@ -57,6 +57,8 @@ void rebuild_add_series(struct rebuild *b, const char *series, uint64_t number)
 
 static void take_series(void *context, const char *series, uint64_t number)
 {
+    if (number > MANIFEST_NUMBER_MAX)
+        return; /* damage: no snapshot has such a number */
     rebuild_add_series(context, series, number);
 }
 

@@ -459,6 +459,67 @@ static void test_wrong_pointers(void **state)
     assert_int_equal(tables, 8);
 }
 
+/* ---- rows that LMDB takes for good ------------------------------------- */
+
+/* Overwrite a row, behind the store's back. */
+static void put_row(const struct victim *v, enum index_table table, MDB_val key,
+                    const void *data, size_t size)
+{
+    MDB_val value = {.mv_size = size, .mv_data = (void *)(uintptr_t)data};
+    struct index *index = v->f->store->index;
+    MDB_txn *txn;
+
+    assert_int_equal(mdb_txn_begin(index->env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_put(txn, index->tables[table], &key, &value, 0), 0);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+}
+
+static void repair_it(const struct victim *v)
+{
+    const struct store_repair_opts opts = {.finding = ignore};
+    struct store_repair_counts counts;
+    struct vn_err err = VN_ERR_INIT;
+
+    store_close(vn_steal(&v->f->store));
+    assert_true(store_finds(v, &err));
+    assert_ok(store_repair(v->f->path, &opts, &counts, &err), &err);
+    assert_true(counts.rebuilt && counts.findings > 0);
+    assert_false(store_finds(v, &err));
+    fixture_reopen(v->f);
+}
+
+/* Marks that do not cover what there is, and rows that cannot be: verify finds
+ * them, and repair makes the index anew without being asked to. */
+static void test_marks_and_rows(void **state)
+{
+    static const char *const marks[] = {"next_pack", "next_seq", "condemned"};
+    static const uint64_t wrong[] = {1, 1, 2, 1ull << 40};
+    struct victim *v = *state;
+    struct vn_err err = VN_ERR_INIT;
+    struct chunk_id id = {{7}};
+    uint8_t row[24 + 3] = {0};
+    uint64_t seq = htobe64(77);
+    char *name;
+
+    fixture_reopen(v->f);
+    for (unsigned i = 0; i < VN_COUNT(marks); i++) {
+        put_row(v, TABLE_META, index_key_text(marks[i]), &wrong[i], 8);
+        repair_it(v);
+    }
+    put_row(v, TABLE_SERIES, index_key_text("lab"), &wrong[0], 8);
+    repair_it(v);
+    put_row(v, TABLE_SERIES, index_key_text("lab"), &wrong[3], 8);
+    repair_it(v);
+    put_row(v, TABLE_CHUNKS, index_key_id(&id), row, INDEX_PLACE_SIZE);
+    repair_it(v);
+    put_row(v, TABLE_SNAPSHOTS, (MDB_val){8, &seq}, row, sizeof(row));
+    repair_it(v);
+    name = store_next_name(v->f->store, "lab", &err);
+    assert_made(name, &err);
+    assert_string_equal(name, "lab@3");
+    free(name);
+}
+
 /* ---- beside writers ---------------------------------------------------- */
 
 struct writer {
@@ -512,6 +573,7 @@ int main(void)
         WITH_VICTIM(test_garbage_and_cuts),
         WITH_VICTIM(test_pages_change_places),
         WITH_VICTIM(test_wrong_pointers),
+        WITH_VICTIM(test_marks_and_rows),
         WITH_VICTIM(test_beside_a_writer),
     };
 
