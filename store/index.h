@@ -120,6 +120,8 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
  * "Collection".
  */
 
+#define INDEX_MARK_MAX ((1ull << 48) - 1) /* of numbers of packs; and seqs */
+
 /* The marks of the index at one instant. */
 struct index_state {
     uint64_t epoch;     /* of the last condemnation; 0: there was none */

@@ -11,8 +11,12 @@
  *     series      not below the number of any snapshot of it, nor above what a
  *                 number may be
  *
+ *     swept       not above next_pack
+ *
  * All of that is so after each transaction. A mark that is too high does no
- * harm and cannot be seen. A rebuilt index has them set anew.
+ * harm, and cannot be seen while it is below what ends all numbers
+ * (INDEX_MARK_MAX, or for the epoch 32 bits). A rebuilt index has them set
+ * anew.
  */
 
 #include "store/store_internal.h"
@@ -24,7 +28,7 @@
 struct marks {
     struct index *index;
     MDB_txn *txn;
-    uint64_t next_pack, next_seq, condemned, epoch;
+    uint64_t next_pack, next_seq, condemned, epoch, swept;
     uint64_t condemned_rows;
     char *problem;
 };
@@ -135,10 +139,15 @@ int index_check_marks(struct index *index, char ret_problem[256],
         get_mark(&m, "next_seq", 1, &m.next_seq, err) < 0 ||
         get_mark(&m, "condemned", 0, &m.condemned, err) < 0 ||
         get_mark(&m, "epoch", 0, &m.epoch, err) < 0 ||
+        get_mark(&m, "swept", 0, &m.swept, err) < 0 ||
         each_row(&m, TABLE_PACKS, look_at_pack, err) < 0 ||
         each_row(&m, TABLE_SNAPSHOTS, look_at_snapshot, err) < 0 ||
         each_row(&m, TABLE_SERIES, look_at_series, err) < 0)
         return -1;
+    if (m.next_pack > INDEX_MARK_MAX || m.next_seq > INDEX_MARK_MAX ||
+        m.epoch >= UINT32_MAX || m.swept > m.next_pack)
+        snprintf(ret_problem, 256, "a mark of the index cannot be so high; %s",
+                 ADVICE);
     if (m.condemned != m.condemned_rows)
         snprintf(ret_problem, 256,
                  "the index has %llu condemned packs and counts %llu; %s",

@@ -492,8 +492,16 @@ static void repair_it(const struct victim *v)
  * them, and repair makes the index anew without being asked to. */
 static void test_marks_and_rows(void **state)
 {
-    static const char *const marks[] = {"next_pack", "next_seq", "condemned"};
-    static const uint64_t wrong[] = {1, 1, 2, 1ull << 40};
+    static const struct {
+        const char *mark;
+        uint64_t value;
+    } wrong[] = {
+        {"next_pack", 1},         {"next_seq", 1},
+        {"condemned", 2},         {"next_pack", 1ull << 50},
+        {"next_seq", 1ull << 63}, {"epoch", 1ull << 33},
+        {"swept", 1ull << 30},
+    };
+    static const uint64_t numbers[] = {1, 1ull << 40};
     struct victim *v = *state;
     struct vn_err err = VN_ERR_INIT;
     struct chunk_id id = {{7}};
@@ -502,14 +510,15 @@ static void test_marks_and_rows(void **state)
     char *name;
 
     fixture_reopen(v->f);
-    for (unsigned i = 0; i < VN_COUNT(marks); i++) {
-        put_row(v, TABLE_META, index_key_text(marks[i]), &wrong[i], 8);
+    for (unsigned i = 0; i < VN_COUNT(wrong); i++) {
+        put_row(v, TABLE_META, index_key_text(wrong[i].mark), &wrong[i].value,
+                8);
         repair_it(v);
     }
-    put_row(v, TABLE_SERIES, index_key_text("lab"), &wrong[0], 8);
-    repair_it(v);
-    put_row(v, TABLE_SERIES, index_key_text("lab"), &wrong[3], 8);
-    repair_it(v);
+    for (unsigned i = 0; i < VN_COUNT(numbers); i++) {
+        put_row(v, TABLE_SERIES, index_key_text("lab"), &numbers[i], 8);
+        repair_it(v);
+    }
     put_row(v, TABLE_CHUNKS, index_key_id(&id), row, INDEX_PLACE_SIZE);
     repair_it(v);
     put_row(v, TABLE_SNAPSHOTS, (MDB_val){8, &seq}, row, sizeof(row));
