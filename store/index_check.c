@@ -5,7 +5,7 @@
  *
  *     metas    both, and which state is to be walked: index_check_env.c
  *     trees    of tables; each table; of free pages. From the root down: each
- *              page once (a bit a page), sound in itself (index_page.c), of the
+ *              page once (a bit a page), sound in itself (lmdb_page.c), of the
  *              kind that its level says, keys rising and in the range that the
  *              branches above give, sizes as the table has them; rows and pages
  *              as many as the tree's record says
@@ -51,7 +51,7 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {"meta", 1, INDEX_KEY_MAX, 8, 16}, /* numbers, and an id */
+    {"meta", 1, LMDB_KEY_MAX, 8, 16}, /* numbers, and an id */
     {"chunks", STORE_ID_SIZE, STORE_ID_SIZE, 16, 16},
     {"packs", 8, 8, 16, 16},
     {"snapshots", 8, 8, STORE_ID_SIZE + 9, STORE_ID_SIZE + 8 + STORE_NAME_MAX},
@@ -60,11 +60,11 @@ static const struct shape shapes[] = {
     {"series", 1, STORE_NAME_MAX, 8, 8},
     {"lost", STORE_ID_SIZE, STORE_ID_SIZE, 24, 24},
 };
-static const struct shape shape_tables = {"tables", 1, INDEX_KEY_MAX,
-                                          INDEX_TREE_SIZE, INDEX_TREE_SIZE};
+static const struct shape shape_tables = {"tables", 1, LMDB_KEY_MAX,
+                                          LMDB_TREE_SIZE, LMDB_TREE_SIZE};
 static const struct shape shape_free = {"free pages", 8, 8, 8, UINT32_MAX};
 /* Of a program to come. */
-static const struct shape shape_other = {"?", 1, INDEX_KEY_MAX, 0, UINT32_MAX};
+static const struct shape shape_other = {"?", 1, LMDB_KEY_MAX, 0, UINT32_MAX};
 
 struct key {
     const uint8_t *data; /* NULL: none */
@@ -73,7 +73,7 @@ struct key {
 
 /* A tree that is walked. */
 struct tree {
-    const struct index_tree *record;
+    const struct lmdb_tree *record;
     const struct shape *shape;
     enum tree_kind kind;
     uint64_t branch_pages, leaf_pages, overflow_pages, entries;
@@ -82,14 +82,14 @@ struct tree {
 struct walk {
     int fd;
     const char *path;
-    const struct index_meta *meta;
+    const struct lmdb_meta *meta;
     uint64_t file_pages; /* that begin in the file */
     bool whole;
     uint64_t *seen; /* a bit a page: in a tree, or free */
-    uint8_t *pages[INDEX_DEPTH_MAX];
+    uint8_t *pages[LMDB_DEPTH_MAX];
     uint64_t free_behind; /* free pages behind the file's end */
     uint64_t last_free;   /* transaction of the last record of free pages */
-    struct index_tree tables[TABLES_MAX];
+    struct lmdb_tree tables[TABLES_MAX];
     const struct shape *table_shapes[TABLES_MAX];
     size_t table_count;
 };
@@ -143,12 +143,12 @@ static int claim(struct walk *w, uint64_t first, uint64_t count,
 /* Ids are most of the keys. */
 static int compare_ids(const uint8_t *a, const uint8_t *b)
 {
-    uint64_t x = be64toh(index_load_u64(a));
-    uint64_t y = be64toh(index_load_u64(b));
+    uint64_t x = be64toh(lmdb_load_u64(a));
+    uint64_t y = be64toh(lmdb_load_u64(b));
 
     if (x == y) {
-        x = be64toh(index_load_u64(a + 8));
-        y = be64toh(index_load_u64(b + 8));
+        x = be64toh(lmdb_load_u64(a + 8));
+        y = be64toh(lmdb_load_u64(b + 8));
     }
     return x < y ? -1 : x > y;
 }
@@ -159,8 +159,8 @@ static int compare(const struct tree *t, struct key a, struct key b)
     int order;
 
     if (t->kind == TREE_FREE) {
-        uint64_t x = index_load_u64(a.data);
-        uint64_t y = index_load_u64(b.data);
+        uint64_t x = lmdb_load_u64(a.data);
+        uint64_t y = lmdb_load_u64(b.data);
 
         return x < y ? -1 : x > y;
     }
@@ -185,7 +185,7 @@ static int read_value(const struct walk *w, const struct value *value,
                       struct vn_err *err)
 {
     if (!value->data)
-        return read_at(w, value->page, INDEX_PAGE_HEAD + offset, data, size,
+        return read_at(w, value->page, LMDB_PAGE_HEAD + offset, data, size,
                        err);
     memcpy(data, value->data + offset, size);
     return 0;
@@ -195,7 +195,7 @@ static int read_value(const struct walk *w, const struct value *value,
 static int walk_overflow(struct walk *w, struct tree *t, uint64_t page,
                          uint64_t size, struct vn_err *err)
 {
-    uint8_t head[INDEX_PAGE_HEAD];
+    uint8_t head[LMDB_PAGE_HEAD];
     uint64_t count;
     const char *why;
 
@@ -203,7 +203,7 @@ static int walk_overflow(struct walk *w, struct tree *t, uint64_t page,
         return bad_page(w, page, "there is no such page", err);
     if (read_at(w, page, 0, head, sizeof(head), err) < 0)
         return -1;
-    why = index_overflow_check(head, w->meta->page_size, page, size, &count);
+    why = lmdb_overflow_check(head, w->meta->page_size, page, size, &count);
     if (why)
         return bad_page(w, page, why, err);
     if (claim(w, page, count, err) < 0)
@@ -220,12 +220,12 @@ static int walk_free(struct walk *w, uint64_t page, const struct value *value,
                      struct vn_err *err)
 {
     uint8_t batch[LIST_BATCH * 8];
-    uint64_t before = INDEX_NO_PAGE;
+    uint64_t before = LMDB_NO_PAGE;
     uint64_t count;
 
     if (read_value(w, value, 0, batch, 8, err) < 0)
         return -1;
-    count = index_load_u64(batch);
+    count = lmdb_load_u64(batch);
     if (value->size % 8 || count > value->size / 8 - 1)
         return bad_page(w, page, "a free list that is too short", err);
     for (uint64_t i = 0; i < count; i++) {
@@ -235,7 +235,7 @@ static int walk_free(struct walk *w, uint64_t page, const struct value *value,
         if (i % LIST_BATCH == 0 &&
             read_value(w, value, 8 + 8 * i, batch, 8 * left, err) < 0)
             return -1;
-        number = index_load_u64(batch + 8 * (i % LIST_BATCH));
+        number = lmdb_load_u64(batch + 8 * (i % LIST_BATCH));
         if (number >= before)
             return bad_page(w, page, "a free list out of order", err);
         if (claim(w, number, 1, err) < 0)
@@ -247,7 +247,7 @@ static int walk_free(struct walk *w, uint64_t page, const struct value *value,
 }
 
 static int note_table(struct walk *w, uint64_t page,
-                      const struct index_node *node, struct vn_err *err)
+                      const struct lmdb_node *node, struct vn_err *err)
 {
     const struct shape *shape = &shape_other;
     const char *why;
@@ -258,7 +258,7 @@ static int note_table(struct walk *w, uint64_t page,
         if (strlen(shapes[i].name) == node->key_size &&
             memcmp(shapes[i].name, node->key, node->key_size) == 0)
             shape = &shapes[i];
-    why = index_tree_parse(node->data, &w->tables[w->table_count]);
+    why = lmdb_tree_parse(node->data, &w->tables[w->table_count]);
     if (why)
         return bad_page(w, page, why, err);
     w->table_shapes[w->table_count++] = shape;
@@ -266,7 +266,7 @@ static int note_table(struct walk *w, uint64_t page,
 }
 
 static int walk_row(struct walk *w, struct tree *t, uint64_t page,
-                    const struct index_node *node, struct vn_err *err)
+                    const struct lmdb_node *node, struct vn_err *err)
 {
     const struct shape *shape = t->shape;
     struct value value = {.data = node->data, .size = node->size};
@@ -281,14 +281,14 @@ static int walk_row(struct walk *w, struct tree *t, uint64_t page,
     if (t->kind == TREE_TABLES)
         return note_table(w, page, node, err);
     if (node->big) {
-        value.page = index_load_u64(node->data);
+        value.page = lmdb_load_u64(node->data);
         value.data = NULL;
         if (walk_overflow(w, t, value.page, value.size, err) < 0)
             return -1;
     }
     if (t->kind != TREE_FREE)
         return 0;
-    w->last_free = index_load_u64(node->key);
+    w->last_free = lmdb_load_u64(node->key);
     return walk_free(w, page, &value, err);
 }
 
@@ -303,7 +303,7 @@ static int check_keys(struct walk *w, const struct tree *t, uint64_t number,
 
     /* A branch's first key says nothing. */
     for (unsigned i = leaf ? 0 : 1; i < count; i++) {
-        struct index_node node = index_page_node(page, i, leaf);
+        struct lmdb_node node = lmdb_page_node(page, i, leaf);
         struct key key = {node.key, node.key_size};
         int order = 1;
 
@@ -333,13 +333,13 @@ static int walk_children(struct walk *w, struct tree *t, unsigned level,
     unsigned first = w->whole || t->kind == TREE_TABLES ? 0 : count - 1;
 
     for (unsigned i = first; i < count; i++) {
-        struct index_node node = index_page_node(page, i, false);
+        struct lmdb_node node = lmdb_page_node(page, i, false);
         struct key to = high;
 
         if (i > 0)
             low = (struct key){node.key, node.key_size};
         if (i + 1 < count) {
-            struct index_node next = index_page_node(page, i + 1, false);
+            struct lmdb_node next = lmdb_page_node(page, i + 1, false);
 
             to = (struct key){next.key, next.key_size};
         }
@@ -366,7 +366,7 @@ static int walk_page(struct walk *w, struct tree *t, uint64_t number,
     page = w->pages[level];
     if (read_at(w, number, 0, page, size, err) < 0)
         return -1;
-    why = index_page_check(page, size, number, leaf, &count);
+    why = lmdb_page_check(page, size, number, leaf, &count);
     if (why)
         return bad_page(w, number, why, err);
     if (check_keys(w, t, number, page, count, leaf, low, high, err) < 0)
@@ -379,7 +379,7 @@ static int walk_page(struct walk *w, struct tree *t, uint64_t number,
     }
     t->leaf_pages++;
     for (unsigned i = 0; i < count; i++) {
-        struct index_node node = index_page_node(page, i, true);
+        struct lmdb_node node = lmdb_page_node(page, i, true);
 
         if (walk_row(w, t, number, &node, err) < 0)
             return -1;
@@ -387,7 +387,7 @@ static int walk_page(struct walk *w, struct tree *t, uint64_t number,
     return 0;
 }
 
-static int walk_tree(struct walk *w, const struct index_tree *record,
+static int walk_tree(struct walk *w, const struct lmdb_tree *record,
                      const struct shape *shape, enum tree_kind kind,
                      struct vn_err *err)
 {
@@ -435,7 +435,7 @@ static int walk_all(struct walk *w, struct vn_err *err)
 
 /* ---- the state -------------------------------------------------------- */
 
-int index_check_end(int fd, const char *path, const struct index_meta *meta,
+int index_check_end(int fd, const char *path, const struct lmdb_meta *meta,
                     uint64_t *ret_pages, struct vn_err *err)
 {
     uint64_t pages;
@@ -452,7 +452,7 @@ int index_check_end(int fd, const char *path, const struct index_meta *meta,
     return 0;
 }
 
-int index_check_state(int fd, const char *path, const struct index_meta *meta,
+int index_check_state(int fd, const char *path, const struct lmdb_meta *meta,
                       bool whole, struct vn_err *err)
 {
     struct walk w = {.fd = fd, .path = path, .meta = meta};
@@ -466,7 +466,7 @@ int index_check_state(int fd, const char *path, const struct index_meta *meta,
     if (!w.seen)
         return vn_fail(err, ENOMEM, "check index '%s'", path);
     result = walk_all(&w, err);
-    for (unsigned i = 0; i < INDEX_DEPTH_MAX; i++)
+    for (unsigned i = 0; i < LMDB_DEPTH_MAX; i++)
         free(w.pages[i]);
     free(w.seen);
     return result;

@@ -14,7 +14,7 @@
  */
 
 #include "common/err.h"
-#include "store/index_page.h"
+#include "store/lmdb_page.h"
 
 #include <lmdb.h>
 
@@ -34,7 +34,7 @@ int index_check_metas(int fd, const char *path, struct vn_err *err) VN_MUST_USE;
  * tree of tables, and the top of each. The state's pages must stay as they
  * are: a transaction that reads it is open, or nobody writes.
  */
-int index_check_state(int fd, const char *path, const struct index_meta *meta,
+int index_check_state(int fd, const char *path, const struct lmdb_meta *meta,
                       bool whole, struct vn_err *err) VN_MUST_USE;
 
 /* index_check_metas(), then index_check_state() of the newest: nobody writes.
@@ -53,7 +53,7 @@ int index_check_env(MDB_env *env, const char *path, bool whole,
 /* Raise VN_E_CORRUPT. */
 int index_check_bad(const char *path, const char *why, struct vn_err *err);
 /* May the file be as short as it is? Pages that begin in it. */
-int index_check_end(int fd, const char *path, const struct index_meta *meta,
+int index_check_end(int fd, const char *path, const struct lmdb_meta *meta,
                     uint64_t *ret_pages, struct vn_err *err) VN_MUST_USE;
 
 #endif

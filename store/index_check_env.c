@@ -42,15 +42,15 @@ static int read_bytes(int fd, const char *path, uint64_t offset, void *data,
 }
 
 static int read_meta(int fd, const char *path, unsigned number, uint64_t offset,
-                     struct index_meta *ret, struct vn_err *err)
+                     struct lmdb_meta *ret, struct vn_err *err)
 {
-    uint8_t data[INDEX_META_SIZE];
+    uint8_t data[LMDB_META_SIZE];
     bool foreign = false;
     const char *why;
 
     if (read_bytes(fd, path, offset, data, sizeof(data), err) < 0)
         return -1;
-    why = index_meta_parse(data, number, ret, &foreign);
+    why = lmdb_meta_parse(data, number, ret, &foreign);
     if (foreign)
         return vn_fail(err, VN_E_VERSION,
                        "index '%s' is of another version of LMDB", path);
@@ -62,7 +62,7 @@ static int read_meta(int fd, const char *path, unsigned number, uint64_t offset,
 }
 
 /* One page of another version is damage, two are not. */
-static int read_both(int fd, const char *path, struct index_meta metas[2],
+static int read_both(int fd, const char *path, struct lmdb_meta metas[2],
                      struct vn_err *err)
 {
     struct vn_err other = VN_ERR_INIT;
@@ -88,10 +88,10 @@ static bool follow(uint64_t even, uint64_t odd)
     return even % 2 == 0 && (odd == even + 1 || even == odd + 1);
 }
 
-static int check_once(int fd, const char *path, struct index_meta *ret,
+static int check_once(int fd, const char *path, struct lmdb_meta *ret,
                       struct vn_err *err)
 {
-    struct index_meta metas[2];
+    struct lmdb_meta metas[2];
     uint64_t ignored;
 
     if (read_both(fd, path, metas, err) < 0)
@@ -110,7 +110,7 @@ int index_check_metas(int fd, const char *path, struct vn_err *err)
 {
     const struct timespec wait = {.tv_nsec = META_WAIT_NS};
     struct vn_err why = VN_ERR_INIT;
-    struct index_meta ignored;
+    struct lmdb_meta ignored;
 
     for (unsigned i = 0; i < META_TRIES; i++) {
         if (check_once(fd, path, &ignored, &why) == 0)
@@ -125,7 +125,7 @@ int index_check_metas(int fd, const char *path, struct vn_err *err)
 
 int index_check_file(int fd, const char *path, struct vn_err *err)
 {
-    struct index_meta meta;
+    struct lmdb_meta meta;
 
     if (check_once(fd, path, &meta, err) < 0)
         return -1;
@@ -147,18 +147,17 @@ static int begin(MDB_env *env, const char *path, MDB_txn **ret,
 }
 
 static int read_state(int fd, const char *path, uint64_t page_size,
-                      uint64_t txnid, struct index_meta *ret,
-                      struct vn_err *err)
+                      uint64_t txnid, struct lmdb_meta *ret, struct vn_err *err)
 {
     unsigned number = txnid & 1;
-    uint8_t other[INDEX_META_SIZE];
+    uint8_t other[LMDB_META_SIZE];
     uint64_t before;
 
     if (read_meta(fd, path, number, number * page_size, ret, err) < 0 ||
         read_bytes(fd, path, !number * page_size, other, sizeof(other), err) <
             0)
         return -1;
-    before = index_meta_txnid(other);
+    before = lmdb_meta_txnid(other);
     if (ret->txnid != txnid || ret->page_size != page_size ||
         !follow(number ? before : txnid, number ? txnid : before))
         return index_check_bad(path,
@@ -170,7 +169,7 @@ static int read_state(int fd, const char *path, uint64_t page_size,
 
 /* The state that `txn` holds. 1: others have published meanwhile. */
 static int read_held(MDB_env *env, MDB_txn *txn, int fd, const char *path,
-                     struct index_meta *ret, struct vn_err *err)
+                     struct lmdb_meta *ret, struct vn_err *err)
 {
     uint64_t txnid = mdb_txn_id(txn);
     MDB_txn *after;
@@ -187,7 +186,7 @@ static int read_held(MDB_env *env, MDB_txn *txn, int fd, const char *path,
     return result;
 }
 
-static bool is_small(const struct index_meta *meta)
+static bool is_small(const struct lmdb_meta *meta)
 {
     return meta->page_count <= INDEX_CHECK_AT_OPEN / meta->page_size;
 }
@@ -203,7 +202,7 @@ int index_check_env(MDB_env *env, const char *path, bool whole,
     if (index_check_metas(fd, path, err) < 0)
         return -1;
     for (unsigned i = 0; i < BEGIN_TRIES && result > 0; i++) {
-        struct index_meta meta;
+        struct lmdb_meta meta;
         MDB_txn *txn;
 
         if (begin(env, path, &txn, err) < 0)

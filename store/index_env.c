@@ -295,7 +295,7 @@ static void note_mapping(struct index *index, const MDB_val *value)
         st.ms_psize != (unsigned long)sysconf(_SC_PAGESIZE))
         return;
     at &= ~((uintptr_t)st.ms_psize - 1);
-    at -= index_load_u64((const uint8_t *)at) * st.ms_psize;
+    at -= lmdb_load_u64((const uint8_t *)at) * st.ms_psize;
     index->map = (const void *)at;
     index_fault_note(index->dir, index->map, info.me_mapsize);
 }

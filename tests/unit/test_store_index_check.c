@@ -230,7 +230,7 @@ static bool is_tree_page(const struct victim *v, uint64_t page, bool *ret_leaf,
     const uint8_t *at = v->data + page * PAGE;
 
     *ret_leaf = at[10] == 2;
-    return index_page_check(at, PAGE, page, *ret_leaf, ret_count) == NULL;
+    return lmdb_page_check(at, PAGE, page, *ret_leaf, ret_count) == NULL;
 }
 
 /* Bits of bytes first to first + count - 1. */
@@ -273,17 +273,17 @@ static void test_every_bit_of_heads(void **state)
     struct tally t = {.found = 0};
 
     v->rows = sum_rows(v);
-    try_bytes(v, 0, INDEX_META_SIZE, &t);
-    try_bytes(v, PAGE, INDEX_META_SIZE, &t);
+    try_bytes(v, 0, LMDB_META_SIZE, &t);
+    try_bytes(v, PAGE, LMDB_META_SIZE, &t);
     for (unsigned i = 0; i < pages; i++) {
         size_t at = used[i] * PAGE;
         unsigned count;
         bool leaf;
 
         assert_true(is_tree_page(v, used[i], &leaf, &count));
-        try_bytes(v, at, INDEX_PAGE_HEAD + 2 * count, &t);
+        try_bytes(v, at, LMDB_PAGE_HEAD + 2 * count, &t);
         for (unsigned j = 0; j < count; j++) {
-            struct index_node node = index_page_node(v->data + at, j, leaf);
+            struct lmdb_node node = lmdb_page_node(v->data + at, j, leaf);
 
             try_bytes(v, (size_t)(node.key - v->data) - 8, 8, &t);
         }
@@ -293,7 +293,7 @@ static void test_every_bit_of_heads(void **state)
     /* No row becomes another one. What has no effect is the older meta page,
      * the size of the map, and two bytes of each head that LMDB never reads. */
     assert_int_equal(t.changed, 0);
-    assert_true(t.same <= 2 * 8 * INDEX_META_SIZE + 16 * pages);
+    assert_true(t.same <= 2 * 8 * LMDB_META_SIZE + 16 * pages);
 }
 
 /* A mark that is too high is all that nobody sees: of a series, nearly. */
@@ -421,7 +421,7 @@ static void change_record(const struct victim *v, size_t at)
         restore(v);
     }
     memcpy(&root, v->data + at + 40, 8);
-    if (root != INDEX_NO_PAGE)
+    if (root != LMDB_NO_PAGE)
         point_elsewhere(v, at + 40, 8);
 }
 
@@ -431,7 +431,7 @@ static void test_wrong_pointers(void **state)
     uint64_t used[SIZE_MAX_INDEX / PAGE];
     unsigned count = find_used(v, used);
     size_t meta =
-        index_meta_txnid(v->data) > index_meta_txnid(v->data + PAGE) ? 0 : PAGE;
+        lmdb_meta_txnid(v->data) > lmdb_meta_txnid(v->data + PAGE) ? 0 : PAGE;
     unsigned children = 0;
     unsigned tables = 0;
 
@@ -443,8 +443,8 @@ static void test_wrong_pointers(void **state)
 
         assert_true(is_tree_page(v, used[i], &leaf, &n));
         for (unsigned j = 0; j < n; j++) {
-            struct index_node node =
-                index_page_node(v->data + used[i] * PAGE, j, leaf);
+            struct lmdb_node node =
+                lmdb_page_node(v->data + used[i] * PAGE, j, leaf);
 
             if (!leaf) {
                 children++;

@@ -250,8 +250,8 @@ static void test_addresses(void **state)
     map = x->index->map;
     assert_non_null(map);
     /* LMDB's mapping begins with meta page 0. */
-    assert_int_equal(index_load_u64((const uint8_t *)map), 0);
-    assert_int_equal(index_load_u64((const uint8_t *)map + 4096), 1);
+    assert_int_equal(lmdb_load_u64((const uint8_t *)map), 0);
+    assert_int_equal(lmdb_load_u64((const uint8_t *)map + 4096), 1);
     assert_string_equal(index_owns_address(map), x->dir);
     assert_string_equal(index_owns_address(map + 123456), x->dir);
     assert_null(index_owns_address(&here));

@@ -1,4 +1,4 @@
-#include "store/index_page.h"
+#include "store/lmdb_page.h"
 
 /*
  * LMDB 0.9's pages.
@@ -57,7 +57,7 @@ static uint32_t load32(const uint8_t *at)
     return value;
 }
 
-uint64_t index_load_u64(const uint8_t *at)
+uint64_t lmdb_load_u64(const uint8_t *at)
 {
     uint64_t value;
 
@@ -67,30 +67,30 @@ uint64_t index_load_u64(const uint8_t *at)
 
 /* ---- metas and trees -------------------------------------------------- */
 
-static void load_tree(const uint8_t *data, struct index_tree *ret)
+static void load_tree(const uint8_t *data, struct lmdb_tree *ret)
 {
-    *ret = (struct index_tree){.pad = load32(data),
-                               .flags = load16(data + 4),
-                               .depth = load16(data + 6),
-                               .branch_pages = index_load_u64(data + 8),
-                               .leaf_pages = index_load_u64(data + 16),
-                               .overflow_pages = index_load_u64(data + 24),
-                               .entries = index_load_u64(data + 32),
-                               .root = index_load_u64(data + 40)};
+    *ret = (struct lmdb_tree){.pad = load32(data),
+                              .flags = load16(data + 4),
+                              .depth = load16(data + 6),
+                              .branch_pages = lmdb_load_u64(data + 8),
+                              .leaf_pages = lmdb_load_u64(data + 16),
+                              .overflow_pages = lmdb_load_u64(data + 24),
+                              .entries = lmdb_load_u64(data + 32),
+                              .root = lmdb_load_u64(data + 40)};
 }
 
-static const char *check_tree(const struct index_tree *tree)
+static const char *check_tree(const struct lmdb_tree *tree)
 {
-    if (tree->depth > INDEX_DEPTH_MAX)
+    if (tree->depth > LMDB_DEPTH_MAX)
         return "a tree that is too deep";
-    if ((tree->root == INDEX_NO_PAGE) != (tree->depth == 0) ||
-        (tree->root == INDEX_NO_PAGE) != (tree->entries == 0))
+    if ((tree->root == LMDB_NO_PAGE) != (tree->depth == 0) ||
+        (tree->root == LMDB_NO_PAGE) != (tree->entries == 0))
         return "a tree that is empty and is not";
     return NULL;
 }
 
-const char *index_tree_parse(const uint8_t data[INDEX_TREE_SIZE],
-                             struct index_tree *ret)
+const char *lmdb_tree_parse(const uint8_t data[LMDB_TREE_SIZE],
+                            struct lmdb_tree *ret)
 {
     load_tree(data, ret);
     if (ret->pad != 0 || ret->flags != 0)
@@ -100,41 +100,40 @@ const char *index_tree_parse(const uint8_t data[INDEX_TREE_SIZE],
 
 static bool is_page_size(uint64_t size)
 {
-    return size >= INDEX_PAGE_SIZE_MIN && size <= INDEX_PAGE_SIZE_MAX &&
+    return size >= LMDB_PAGE_SIZE_MIN && size <= LMDB_PAGE_SIZE_MAX &&
            (size & (size - 1)) == 0;
 }
 
-const char *index_meta_parse(const uint8_t data[INDEX_META_SIZE],
-                             unsigned number, struct index_meta *ret,
-                             bool *ret_foreign)
+const char *lmdb_meta_parse(const uint8_t data[LMDB_META_SIZE], unsigned number,
+                            struct lmdb_meta *ret, bool *ret_foreign)
 {
-    const uint8_t *meta = data + INDEX_PAGE_HEAD;
-    uint64_t map_size = index_load_u64(meta + 16);
-    uint64_t last = index_load_u64(meta + 120);
+    const uint8_t *meta = data + LMDB_PAGE_HEAD;
+    uint64_t map_size = lmdb_load_u64(meta + 16);
+    uint64_t last = lmdb_load_u64(meta + 120);
     const char *why;
 
     *ret_foreign = load32(meta) == MAGIC && load32(meta + 4) != VERSION;
     if (load32(meta) != MAGIC || load32(meta + 4) != VERSION ||
-        index_load_u64(data) != number || load16(data + 10) != PAGE_META)
+        lmdb_load_u64(data) != number || load16(data + 10) != PAGE_META)
         return "not a meta page of LMDB 0.9";
     load_tree(meta + 24, &ret->free_pages);
     ret->page_size = ret->free_pages.pad;
-    ret->txnid = index_meta_txnid(data);
+    ret->txnid = lmdb_meta_txnid(data);
     if (!is_page_size(ret->page_size))
         return "a page size that cannot be";
-    if (index_load_u64(meta + 8) != 0 ||
+    if (lmdb_load_u64(meta + 8) != 0 ||
         ret->free_pages.flags != FREE_TREE_FLAGS)
         return "flags that are not used here";
     if (last < 1 || last >= map_size / ret->page_size)
         return "a last page that does not fit into the map";
     ret->page_count = last + 1;
-    why = index_tree_parse(meta + 72, &ret->tables);
+    why = lmdb_tree_parse(meta + 72, &ret->tables);
     return why ? why : check_tree(&ret->free_pages);
 }
 
-uint64_t index_meta_txnid(const uint8_t data[INDEX_META_SIZE])
+uint64_t lmdb_meta_txnid(const uint8_t data[LMDB_META_SIZE])
 {
-    return index_load_u64(data + INDEX_PAGE_HEAD + 128);
+    return lmdb_load_u64(data + LMDB_PAGE_HEAD + 128);
 }
 
 /* ---- branches and leaves ---------------------------------------------- */
@@ -146,9 +145,9 @@ static size_t node_size(const uint8_t *node, size_t page_size, bool leaf)
     uint16_t flags = load16(node + 4);
     size_t size = NODE_HEAD + load16(node + 6);
     /* Larger ones LMDB puts into overflow pages: two must fit in a page. */
-    size_t most = ((page_size - INDEX_PAGE_HEAD) / 2 & ~(size_t)1) - 2;
+    size_t most = ((page_size - LMDB_PAGE_HEAD) / 2 & ~(size_t)1) - 2;
 
-    if (size > NODE_HEAD + INDEX_KEY_MAX)
+    if (size > NODE_HEAD + LMDB_KEY_MAX)
         return 0;
     if (leaf && flags != 0 && flags != NODE_BIG && flags != NODE_TREE)
         return 0;
@@ -164,8 +163,8 @@ static size_t node_size(const uint8_t *node, size_t page_size, bool leaf)
 static const char *check_nodes(const uint8_t *page, size_t page_size,
                                size_t upper, unsigned count, bool leaf)
 {
-    uint64_t begins[INDEX_PAGE_SIZE_MAX / 2 / 64];
-    const uint8_t *offsets = page + INDEX_PAGE_HEAD;
+    uint64_t begins[LMDB_PAGE_SIZE_MAX / 2 / 64];
+    const uint8_t *offsets = page + LMDB_PAGE_HEAD;
     unsigned found = 0;
     size_t size;
 
@@ -193,21 +192,21 @@ static const char *check_nodes(const uint8_t *page, size_t page_size,
     return NULL;
 }
 
-const char *index_page_check(const uint8_t *page, size_t page_size,
-                             uint64_t number, bool leaf, unsigned *ret_count)
+const char *lmdb_page_check(const uint8_t *page, size_t page_size,
+                            uint64_t number, bool leaf, unsigned *ret_count)
 {
     size_t lower = load16(page + 12);
     size_t upper = load16(page + 14);
     unsigned count;
 
-    if (index_load_u64(page) != number)
+    if (lmdb_load_u64(page) != number)
         return "it has the number of another one";
     if (load16(page + 10) != (leaf ? PAGE_LEAF : PAGE_BRANCH))
         return leaf ? "not a leaf" : "not a branch";
-    if (lower < INDEX_PAGE_HEAD || lower % 2 || upper % 2 || lower > upper ||
+    if (lower < LMDB_PAGE_HEAD || lower % 2 || upper % 2 || lower > upper ||
         upper > page_size)
         return "bounds that cannot be";
-    count = (unsigned)(lower - INDEX_PAGE_HEAD) / 2;
+    count = (unsigned)(lower - LMDB_PAGE_HEAD) / 2;
     /* LMDB asserts it, and joins pages so that it holds. */
     if (count < (leaf ? 1 : 2))
         return "too few rows";
@@ -215,13 +214,13 @@ const char *index_page_check(const uint8_t *page, size_t page_size,
     return check_nodes(page, page_size, upper, count, leaf);
 }
 
-struct index_node index_page_node(const uint8_t *page, unsigned i, bool leaf)
+struct lmdb_node lmdb_page_node(const uint8_t *page, unsigned i, bool leaf)
 {
-    const uint8_t *node = page + load16(page + INDEX_PAGE_HEAD + 2 * i);
+    const uint8_t *node = page + load16(page + LMDB_PAGE_HEAD + 2 * i);
     uint32_t low = load32(node);
     uint16_t flags = load16(node + 4);
     size_t key_size = load16(node + 6);
-    struct index_node ret = {.key = node + NODE_HEAD, .key_size = key_size};
+    struct lmdb_node ret = {.key = node + NODE_HEAD, .key_size = key_size};
 
     if (!leaf) {
         ret.child = low | (uint64_t)flags << 32;
@@ -234,17 +233,17 @@ struct index_node index_page_node(const uint8_t *page, unsigned i, bool leaf)
     return ret;
 }
 
-const char *index_overflow_check(const uint8_t *page, size_t page_size,
-                                 uint64_t number, uint64_t size,
-                                 uint64_t *ret_pages)
+const char *lmdb_overflow_check(const uint8_t *page, size_t page_size,
+                                uint64_t number, uint64_t size,
+                                uint64_t *ret_pages)
 {
     uint64_t pages = load32(page + 12);
 
-    if (index_load_u64(page) != number)
+    if (lmdb_load_u64(page) != number)
         return "it has the number of another one";
     if (load16(page + 10) != PAGE_OVERFLOW)
         return "not an overflow page";
-    if (pages < (INDEX_PAGE_HEAD - 1 + size) / page_size + 1)
+    if (pages < (LMDB_PAGE_HEAD - 1 + size) / page_size + 1)
         return "more data than its pages hold";
     *ret_pages = pages;
     return NULL;
