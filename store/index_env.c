@@ -190,9 +190,10 @@ static void index_free(struct index *index)
     if (!index)
         return;
     if (index->env) {
+        index_fault_forget(index->map.bytes);
+        index_fault_forget(index->mapping);
         index_map_close(index);
         index_known_close(index);
-        index_fault_forget(index->map);
         mdb_env_close(index->env);
     }
     pthread_mutex_destroy(&index->known.lock);
@@ -302,8 +303,8 @@ static void note_mapping(struct index *index, const MDB_val *value)
         return;
     at &= ~((uintptr_t)st.ms_psize - 1);
     at -= lmdb_load_u64((const uint8_t *)at) * st.ms_psize;
-    index->map = (const void *)at;
-    index_fault_note(index->dir, index->map, info.me_mapsize);
+    index->mapping = (const void *)at;
+    index_fault_note(index->dir, index->mapping, info.me_mapsize);
 }
 
 static int check_meta(struct index *index, const uint8_t store_id[16],
@@ -388,6 +389,8 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
         index_free(index);
         return NULL;
     }
+    if (index->map.bytes)
+        index_fault_note(index->dir, index->map.bytes, index->map.size);
     memcpy(index->store_id, store_id, 16);
     index->dev = st.st_dev;
     index->ino = st.st_ino;

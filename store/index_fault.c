@@ -25,7 +25,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define RANGES_MAX 16u
+#define RANGES_MAX 32u /* two an index */
 #define PATH_SIZE  512u
 #define NEAR       65536u
 

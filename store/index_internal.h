@@ -54,7 +54,7 @@ struct index {
     struct index_map map;
     char *dir;
     uint8_t store_id[16];
-    const void *map; /* where LMDB mapped the file; NULL: not known */
+    const void *mapping; /* LMDB's own of the file; NULL: not known */
     struct index_known known;
     /* The registry of open environments. */
     struct index *next;

@@ -247,13 +247,15 @@ static void test_addresses(void **state)
     int here;
 
     index_reopen(x);
-    map = x->index->map;
+    map = x->index->mapping;
     assert_non_null(map);
     /* LMDB's mapping begins with meta page 0. */
     assert_int_equal(lmdb_load_u64((const uint8_t *)map), 0);
     assert_int_equal(lmdb_load_u64((const uint8_t *)map + 4096), 1);
     assert_string_equal(index_owns_address(map), x->dir);
     assert_string_equal(index_owns_address(map + 123456), x->dir);
+    assert_non_null(x->index->map.bytes);
+    assert_string_equal(index_owns_address(x->index->map.bytes + 5000), x->dir);
     assert_null(index_owns_address(&here));
     assert_null(index_owns_address(NULL));
     index_close(vn_steal(&x->index));
