@@ -58,6 +58,13 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
                          struct vn_err *err) VN_MUST_USE;
 void index_close(struct index *index); /* NULL is fine */
 
+/*
+ * Can the whole index be read and changed without LMDB leaving its pages? Of a
+ * small one index_open() has seen to it. VN_E_CORRUPT: no; the sentence names
+ * file, page and cause, and until it is repaired nothing is safe.
+ */
+int index_check(struct index *index, struct vn_err *err) VN_MUST_USE;
+
 /* ---- chunks and packs ------------------------------------------------- */
 
 /* That many chunks will be looked up, or all (UINT64_MAX). A hint: if it pays
@@ -116,6 +123,8 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
  * the first step. What this guarantees, and why: docs/formats/store.md,
  * "Collection".
  */
+
+#define INDEX_MARK_MAX ((1ull << 48) - 1) /* of numbers of packs; and seqs */
 
 /* The marks of the index at one instant. */
 struct index_state {
@@ -287,19 +296,16 @@ int index_series_next(struct index *index, const char *series, uint64_t *ret,
 int index_check_snapshots(struct index *index, char ret_problem[256],
                           struct vn_err *err) VN_MUST_USE;
 
+/* Do the marks cover the rows (index_marks.c)? *ret_problem: "" or a sentence.
+ */
+int index_check_marks(struct index *index, char ret_problem[256],
+                      struct vn_err *err) VN_MUST_USE;
+
 /* Write the tables of names and ids anew from that of snapshots. VN_E_CORRUPT:
  * two snapshots have one name or id. */
 int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;
 
 /* ---- rebuilding ------------------------------------------------------- */
-
-/*
- * Can every row of the index in `dir` be read? Tried by a child process, since
- * LMDB may die of damage. The caller has no threads and has not opened it.
- * Fails where it cannot be opened for another reason than damage.
- */
-int index_probe(const char *dir, const uint8_t store_id[16], bool *ret_sound,
-                struct vn_err *err) VN_MUST_USE;
 
 /* Called for each series with its mark: the highest number it ever had. */
 typedef void index_series_fn(void *context, const char *series,

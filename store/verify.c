@@ -3,7 +3,9 @@
 /*
  * Verify: is everything that the store promises still there?
  *
- * The whole store, in three passes:
+ * First the index as such, without which nothing else is safe (index_check.c);
+ * damage there is an error that ends the run. Then the whole store, in three
+ * passes:
  *   1. packs       every pack of the index is read: checksums, directory, and
  *                  every chunk decoded and hashed against all 32 bytes of its
  *                  id; every chunk must be in the index (verify_packs.c)
@@ -183,6 +185,11 @@ static int verify_snapshot(struct verify *v, const struct index_snapshot *row,
     v->counts.snapshots++;
     if (!manifest)
         return bad_snapshot(v, row, &why, err);
+    if (manifest_bytes(manifest) != row->bytes_logical)
+        verify_found(v, NULL,
+                     "the index has another size of snapshot '%s'; 'vnstore "
+                     "repair --rebuild-index' sets it anew",
+                     row->name);
     return verify_objects(v, manifest, deep, err);
 }
 
@@ -197,6 +204,10 @@ static int verify_snapshots(struct verify *v, struct vn_err *err)
     if (index_check_snapshots(v->store->index, problem, err) < 0)
         return -1;
     v->mend_names = problem[0] != 0;
+    if (problem[0])
+        verify_found(v, NULL, "%s", problem);
+    if (index_check_marks(v->store->index, problem, err) < 0)
+        return -1;
     if (problem[0])
         verify_found(v, NULL, "%s", problem);
     do {
@@ -279,7 +290,9 @@ int store_verify(struct store *store, const struct store_verify_opts *opts,
     int result;
 
     v.counts.began_s = clock_wall_ns() / (1000 * VN_MS);
-    result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
+    result = index_check(store->index, err);
+    if (result == 0)
+        result = opts->snapshot ? verify_one(&v, err) : verify_all(&v, err);
     verify_done(&v);
     if (opts->counts)
         *opts->counts = v.counts;
