@@ -93,6 +93,7 @@ struct verify {
     struct verify_pack *packs; /* by rising id */
     size_t pack_count;
     size_t pack_capacity;
+    uint64_t position; /* packs up to this one were looked at */
     struct verify_table table;
     struct id_set good; /* nodes below which all is well */
     struct index_lost *lost;

@@ -252,6 +252,7 @@ static int check_row(struct verify *v, const struct index_pack *row,
     else if (check_pack(v, row, pack, err) < 0)
         return -1;
     pack->read = true;
+    v->position = row->id;
     verify_progress(v, row->size);
     verify_state_note(v);
     return 0;
