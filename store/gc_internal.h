@@ -6,6 +6,8 @@
 #include "store/gc_marks.h"
 #include "store/store_internal.h"
 
+#define GC_PROGRESS_CHUNKS 8192u /* rows between two words about progress */
+
 /* What gc learnt about a pack. */
 struct gc_pack {
     uint64_t id;

@@ -103,6 +103,61 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
                       size_t max, struct index_chunk *ret, size_t *ret_count,
                       struct vn_err *err) VN_MUST_USE;
 
+/* ---- stepping through tables (index_step.c) --------------------------- */
+
+/*
+ * Going through a table, in the order of its keys:
+ *
+ *     struct index_packs step = {.index = index};
+ *     const struct index_pack *pack;
+ *     int more;
+ *
+ *     while ((more = index_next_pack(&step, &pack, err)) > 0)
+ *         ...
+ *     return more;
+ *
+ * `from` may be set as well. 1: *ret is the next row, until the next call; 0:
+ * there is none; -1: it failed, and the step is of no use any more. No
+ * transaction is open between calls, and nothing has to be freed. Of rows
+ * that are entered or deleted meanwhile some may be met.
+ */
+#define INDEX_STEP_PACKS     256u
+#define INDEX_STEP_SNAPSHOTS 64u
+#define INDEX_STEP_CHUNKS    512u
+
+struct index_packs {
+    struct index *index;
+    uint64_t from; /* the lowest id to be met */
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_pack rows[INDEX_STEP_PACKS];
+};
+int index_next_pack(struct index_packs *step, const struct index_pack **ret,
+                    struct vn_err *err) VN_MUST_USE;
+
+struct index_snapshots {
+    struct index *index;
+    uint64_t from; /* the lowest seq to be met */
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_snapshot rows[INDEX_STEP_SNAPSHOTS];
+};
+int index_next_snapshot(struct index_snapshots *step,
+                        const struct index_snapshot **ret,
+                        struct vn_err *err) VN_MUST_USE;
+
+struct index_chunks {
+    struct index *index;
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_chunk rows[INDEX_STEP_CHUNKS];
+};
+int index_next_chunk(struct index_chunks *step, const struct index_chunk **ret,
+                     struct vn_err *err) VN_MUST_USE;
+
 /* ---- collection ------------------------------------------------------- */
 
 /*

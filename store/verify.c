@@ -37,7 +37,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_BATCH     256u
 #define SET_FIRST_SIZE 1024u
 #define LOCK_WAIT_MS   60000u /* for a gc to end */
 
@@ -188,28 +187,20 @@ static int verify_snapshot(struct verify *v, const struct index_snapshot *row,
 
 static int verify_snapshots(struct verify *v, struct vn_err *err)
 {
-    vn_auto(free) struct index_snapshot *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
+    struct index_snapshots step = {.index = v->store->index};
+    const struct index_snapshot *row;
     char problem[256];
-    uint64_t from = 0;
-    size_t count;
+    int more;
 
     if (index_check_snapshots(v->store->index, problem, err) < 0)
         return -1;
     v->mend_names = problem[0] != 0;
     if (problem[0])
         verify_found(v, NULL, "%s", problem);
-    do {
-        if (index_list_snapshots(v->store->index, from, LIST_BATCH, rows,
-                                 &count, err) < 0)
+    while ((more = index_next_snapshot(&step, &row, err)) > 0)
+        if (verify_snapshot(v, row, false, err) < 0)
             return -1;
-        for (size_t i = 0; i < count; i++) {
-            if (verify_snapshot(v, &rows[i], false, err) < 0)
-                return -1;
-            from = rows[i].seq + 1;
-        }
-    } while (count == LIST_BATCH);
-    return 0;
+    return more;
 }
 
 /* ---- the whole -------------------------------------------------------- */
