@@ -168,6 +168,7 @@ int gc_mark(struct gc *gc, struct vn_err *err)
     gc->walk.context = gc;
     if (gc_walk_snapshots(gc, 0, stats.snapshots, err) < 0)
         return -1;
+    gc->marked_seq = gc->next_seq;
     return gc_marks_seal(gc->marks, err);
 }
 

@@ -8,6 +8,10 @@
  * SWEEP_BATCH; between two of them writers get their turn. Going through the
  * index is sequential, 5 million rows a second, and needs nothing of the packs,
  * so packs that cannot be read go as well.
+ *
+ * Lost chunks that nobody needs are forgotten at the end. The mark knows what
+ * snapshots need that were there then, so it is not done if one was published
+ * since, though none can need a lost chunk unless one before it does.
  */
 
 #include "common/auto.h"
@@ -252,4 +256,29 @@ int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
     }
     index_condemned_done(&s.packs);
     return result;
+}
+
+/* ---- lost chunks ------------------------------------------------------ */
+
+int gc_forget_lost(struct gc *gc, struct vn_err *err)
+{
+    vn_auto(free) struct index_lost *lost = NULL;
+    vn_auto(free) struct chunk_id *ids = NULL;
+    size_t lost_count;
+    size_t count = 0;
+    size_t n;
+
+    if (index_list_lost(gc->store->index, &lost, &lost_count, err) < 0)
+        return -1;
+    ids = vn_alloc((lost_count + 1) * sizeof(*ids));
+    for (size_t i = 0; i < lost_count; i++)
+        if (!gc_marks_has(gc->marks, &lost[i].id))
+            ids[count++] = lost[i].id;
+    for (size_t i = 0; i < count; i += n) {
+        n = count - i < SWEEP_BATCH ? count - i : SWEEP_BATCH;
+        if (index_forget_lost(gc->store->index, ids + i, n, gc->marked_seq,
+                              err) < 0)
+            return err->code == VN_E_STATE || err->code == ENOSPC ? 0 : -1;
+    }
+    return 0;
 }

@@ -284,6 +284,16 @@ int index_list_lost(struct index *index, struct index_lost **ret,
 int index_lose(struct index *index, const struct index_lost *chunks,
                size_t count, size_t *ret_count, struct vn_err *err) VN_MUST_USE;
 
+/*
+ * Forget that chunks are lost which no snapshot with a seq below `next_seq`
+ * needs. VN_E_STATE, and nothing was done, when there are snapshots since.
+ * Counts as a deletion of chunks (index_state.swept): a parent that no snapshot
+ * has may need them. Ids that are not lost are skipped.
+ */
+int index_forget_lost(struct index *index, const struct chunk_id *ids,
+                      size_t count, uint64_t next_seq,
+                      struct vn_err *err) VN_MUST_USE;
+
 /* Forget packs into which no row points any more, whatever is in them. Those
  * that are not there are skipped; VN_E_STATE and nothing done, if a row does.
  */
