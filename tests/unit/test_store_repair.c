@@ -5,10 +5,9 @@
 
 #include "unit/store_repair_fixture.h"
 
-#include <errno.h>
-
 #include "common/io.h"
 
+#include <errno.h>
 #include <poll.h>
 
 static void assert_named(const struct spot *s)
