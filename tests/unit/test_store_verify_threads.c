@@ -8,8 +8,6 @@
 #include "common/jsonx.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <sys/wait.h>
 
 enum { MORE = 24, MORE_PAGES = 150, KILLS = 6 };
 
@@ -272,20 +270,29 @@ static void test_state_at_failure(void **state)
     }
 }
 
+struct child {
+    struct world *w;
+    const char *threads;
+};
+
+static int child_main(void *context, struct vn_err *err)
+{
+    const struct child *child = context;
+    struct run r =
+        verify_by(child->w, child->threads, (struct store_verify_opts){0});
+
+    *err = r.err;
+    run_done(&r);
+    return r.result;
+}
+
 /* A child verifies and is killed when it notes down for the nth time. */
 static bool is_killed(struct world *w, const char *threads, unsigned nth)
 {
     vn_auto(free) char *spec = vn_format("store.verify.state:%u:kill", nth);
-    int status;
-    pid_t child = fork();
+    struct child child = {.w = w, .threads = threads};
 
-    if (child == 0) {
-        fault_set(spec);
-        verify_by(w, threads, (struct store_verify_opts){0});
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+    return killed_at(spec, child_main, &child);
 }
 
 /* The packs that are well, by rising number, none beyond the position; and as
