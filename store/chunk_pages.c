@@ -1,12 +1,12 @@
 #include "store/chunk_internal.h"
 
 /*
- * Reading pages in batches: looked up in the order of ids, then read in the
- * order of packs and offsets, neighbours in one go. Pages of one image were
- * mostly stored in a row, so a leaf's 512 pages often need a few reads, and
- * their places are in order already. Gaps of up to GAP_MAX between wanted
- * chunks are read too and thrown away. A read is RUN_MAX at most, so that it
- * is still in the cache when it is decoded; the engine is told ahead.
+ * Reading pages in batches: looked up, then read in the order of packs and
+ * offsets, neighbours in one go. Pages of one image were mostly stored in a
+ * row, so a leaf's 512 pages often need a few reads, and their places are in
+ * order already. Gaps of up to GAP_MAX between wanted chunks are read too and
+ * thrown away. A read is RUN_MAX at most, so that it is still in the cache when
+ * it is decoded. Reading ahead: read_ahead.c.
  *
  * What a page is held against. Its id is what names it, but BLAKE3 costs five
  * times as much as everything else here but LZ4. A page that is read through
@@ -28,21 +28,12 @@
  * without fingerprints.
  */
 
-#include "store/id_sort.h"
-
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define GAP_MAX 16384u
 #define RUN_MAX (256u << 10) /* bytes in one read */
-
-/* Reading ahead: from that many pages in one pack on, if one in so many of the
- * bytes there is wanted (threads that wrote side by side have mixed their
- * groups of pages); so far beyond them. */
-#define AHEAD_PAGES   64u
-#define AHEAD_DENSITY 4u
-#define AHEAD         (2u << 20)
 
 static_assert(RUN_MAX >= STORE_PAGE_SIZE, "a stored page fits");
 
@@ -74,29 +65,6 @@ static void sort_by_place(struct fetch *fetches, size_t count)
         }
 }
 
-int chunk_find_pages(struct store *store, const struct chunk_id *ids,
-                     size_t count, struct chunk_place *ret, struct vn_err *err)
-{
-    struct id_key keys[CHUNK_FIND_MAX];
-    struct id_key space[CHUNK_FIND_MAX];
-    struct chunk_id sorted[CHUNK_FIND_MAX];
-    struct chunk_place places[CHUNK_FIND_MAX];
-
-    assert(count <= CHUNK_FIND_MAX);
-    if (count <= 1)
-        return index_find(store->index, ids, count, ret, err);
-    for (size_t i = 0; i < count; i++)
-        keys[i] = id_key_of(&ids[i], (uint32_t)i);
-    id_sort(keys, space, count);
-    for (size_t i = 0; i < count; i++)
-        sorted[i] = ids[keys[i].number];
-    if (index_find(store->index, sorted, count, places, err) < 0)
-        return -1;
-    for (size_t i = 0; i < count; i++)
-        ret[keys[i].number] = places[i];
-    return 0;
-}
-
 /* Look the wants up. */
 static int find_places(struct store *store, const struct chunk_want *wants,
                        size_t count, struct chunk_place *ret,
@@ -107,7 +75,7 @@ static int find_places(struct store *store, const struct chunk_want *wants,
     assert(count > 0 && count <= CHUNK_WANTS_MAX);
     for (size_t i = 0; i < count; i++)
         ids[i] = wants[i].id;
-    return chunk_find_pages(store, ids, count, ret, err);
+    return index_find(store->index, ids, count, ret, err);
 }
 
 /* Can they be read from there? */
@@ -223,26 +191,6 @@ static int take_run(const struct store *store, const struct fetch *fetches,
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* Have the engine fetch what lies close together in one pack, and what follows
- * it: probably the image goes on there. Fetches are sorted by place. */
-static void prefetch(struct store *store, const struct fetch *fetches,
-                     size_t count)
-{
-    for (size_t i = 0, n; i < count; i += n) {
-        uint64_t pack_id = fetches[i].place.pack_id;
-        uint64_t wanted = 0;
-        uint64_t span;
-
-        for (n = 0; i + n < count && fetches[i + n].place.pack_id == pack_id;
-             n++)
-            wanted += fetches[i + n].place.stored_size;
-        span = fetches[i + n - 1].place.offset - fetches[i].place.offset;
-        if (n >= AHEAD_PAGES && wanted >= span / AHEAD_DENSITY)
-            engine_prefetch(store->engine, pack_id, fetches[i].place.offset,
-                            span + AHEAD);
-    }
-}
-
 static int read_pages(struct store *store, const struct chunk_want *wants,
                       const struct fingerprint *const *prints, size_t count,
                       const struct chunk_place *places, struct vn_err *err)
@@ -258,7 +206,6 @@ static int read_pages(struct store *store, const struct chunk_want *wants,
                                     .want = &wants[i],
                                     .print = prints ? prints[i] : NULL};
     sort_by_place(fetches, count);
-    prefetch(store, fetches, count);
     for (size_t i = 0; i < count; i += n) {
         const struct fetch *first = &fetches[i];
         size_t size;

@@ -43,8 +43,8 @@ int engine_put(struct engine *engine, uint64_t pack_id, const uint8_t *data,
 int engine_read(struct engine *engine, uint64_t pack_id, uint64_t offset,
                 void *data, size_t size, struct vn_err *err) VN_MUST_USE;
 
-/* A range of a pack will be read soon; it may reach beyond the pack's end. A
- * hint: does not wait, and fails silently. */
+/* A range of a pack will be read soon; it may reach beyond the pack's end, into
+ * the pack with the next number. A hint: does not wait, and fails silently. */
 void engine_prefetch(struct engine *engine, uint64_t pack_id, uint64_t offset,
                      uint64_t size);
 

@@ -359,18 +359,33 @@ static int file_read(struct engine *engine, uint64_t pack_id, uint64_t offset,
     return result;
 }
 
+/* Yields how many bytes of the range lie behind the pack's end. */
+static uint64_t prefetch_pack(struct engine_file *e, uint64_t pack_id,
+                              uint64_t offset, uint64_t size)
+{
+    struct vn_err ignored = VN_ERR_INIT;
+    uint64_t behind = 0;
+    struct pack_fd *slot;
+    int fd = take_fd(e, pack_id, &slot, &ignored);
+    struct stat st;
+
+    if (fd < 0)
+        return 0;
+    (void)posix_fadvise(fd, (off_t)offset, (off_t)size, POSIX_FADV_WILLNEED);
+    if (fstat(fd, &st) == 0 && offset + size > (uint64_t)st.st_size)
+        behind = offset + size - (uint64_t)st.st_size;
+    release_fd(e, slot, fd);
+    return behind < size ? behind : size;
+}
+
 static void file_prefetch(struct engine *engine, uint64_t pack_id,
                           uint64_t offset, uint64_t size)
 {
     struct engine_file *e = (struct engine_file *)engine;
-    struct vn_err ignored = VN_ERR_INIT;
-    struct pack_fd *slot;
-    int fd = take_fd(e, pack_id, &slot, &ignored);
+    uint64_t behind = prefetch_pack(e, pack_id, offset, size);
 
-    if (fd < 0)
-        return;
-    (void)posix_fadvise(fd, (off_t)offset, (off_t)size, POSIX_FADV_WILLNEED);
-    release_fd(e, slot, fd);
+    if (behind > 0)
+        (void)prefetch_pack(e, pack_id + 1, 0, behind);
 }
 
 static int file_size(struct engine *engine, uint64_t pack_id,

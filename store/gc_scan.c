@@ -164,6 +164,7 @@ int gc_mark(struct gc *gc, struct vn_err *err)
 
     if (index_stats(gc->store->index, &stats, err) < 0)
         return -1;
+    index_expect(gc->store->index, UINT64_MAX);
     gc->walk.visit = mark_visit;
     gc->walk.context = gc;
     if (gc_walk_snapshots(gc, 0, stats.snapshots, err) < 0)

@@ -14,6 +14,8 @@
  * not known, so nothing may be taken for dead.
  */
 
+#include "store/read_ahead.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,6 +108,8 @@ static int walk_node(struct gc_walk *walk, const struct chunk_id *id,
         return -1;
     if (height == 0)
         return visit_leaf(walk, node, err);
+    if (height == 1)
+        read_ahead_nodes(walk->store, node->ids, MAP_FANOUT);
     for (unsigned i = 0; i < MAP_FANOUT; i++)
         if (!chunk_id_is_zero(&node->ids[i]) &&
             walk_node(walk, &node->ids[i], height - 1, err) < 0)

@@ -14,6 +14,8 @@
  * (image_reader_load_leaf), one at a time.
  */
 
+#include "store/read_ahead.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,6 +151,20 @@ int image_reader_load_leaf(struct image_reader *image, uint64_t index,
     }
     *ret = space;
     return 0;
+}
+
+void image_reader_expect(struct image_reader *image, uint64_t first_leaf,
+                         uint64_t end_leaf)
+{
+    struct chunk_id ids[MAP_FANOUT];
+    struct vn_err ignored = VN_ERR_INIT;
+    size_t n = 0;
+
+    for (uint64_t i = first_leaf; i < end_leaf; i++)
+        if (node_id(image, 0, i, &ids[n], &ignored) == 0)
+            n++;
+    index_expect(image->store->index, n * MAP_FANOUT);
+    read_ahead_nodes(image->store, ids, n);
 }
 
 /* ---- bytes ------------------------------------------------------------ */

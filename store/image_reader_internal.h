@@ -26,16 +26,15 @@ struct leaf_part {
 
 #define TASK_LEAVES_MAX 4u /* that one task reads at most */
 
-static_assert(TASK_LEAVES_MAX * MAP_FANOUT <= CHUNK_FIND_MAX,
-              "a task's pages are looked up together");
+#define TASK_PAGES_MAX (TASK_LEAVES_MAX * MAP_FANOUT) /* looked up together */
 
 /* What one task needs. */
 struct reader_space {
     struct map_node leaves[TASK_LEAVES_MAX];
     struct leaf_part parts[TASK_LEAVES_MAX];
     const struct map_node *found[TASK_LEAVES_MAX]; /* NULL: zeros */
-    struct chunk_id ids[CHUNK_FIND_MAX];           /* of all pages not zero */
-    struct chunk_place places[CHUNK_FIND_MAX];
+    struct chunk_id ids[TASK_PAGES_MAX];           /* of all pages not zero */
+    struct chunk_place places[TASK_PAGES_MAX];
     uint8_t *pages; /* MAP_FANOUT pages, for a sink; NULL: none yet */
     struct reader_space *next;
 };
@@ -61,6 +60,10 @@ int image_reader_fetch(struct image_reader *image, const struct map_node *leaf,
 /* image_reader_read() of whole pages, on the pool. */
 int image_reader_run(struct image_reader *image, uint64_t offset, size_t size,
                      uint8_t *out, struct vn_err *err) VN_MUST_USE;
+
+/* The pages of at most MAP_FANOUT leaves are read next. A hint. */
+void image_reader_expect(struct image_reader *image, uint64_t first_leaf,
+                         uint64_t end_leaf);
 
 void image_reader_free_spaces(struct image_reader *image);
 

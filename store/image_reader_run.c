@@ -4,20 +4,23 @@
  * Reading long ranges of an image, a few leaves, 2 MiB each, being a task for
  * the store's pool.
  *
- * Each task loads its leaves and looks up the ids of all their pages together,
- * as look-ups are cheaper in large batches; then, leaf by leaf, it reads the
- * pages in the order in which they lie, and checks every one before the
- * sink or the caller's memory has a byte of it. Tasks are taken in rising
- * order, so that threads read side by side what was mostly written side by
- * side.
+ * Each task loads its leaves, looks up the ids of all their pages and has them
+ * read ahead; then, leaf by leaf, it reads the pages in the order in which they
+ * lie, and checks every one before the sink or the caller's memory has a byte
+ * of it. Tasks are taken in rising order, so that threads read side by side
+ * what was mostly written side by side. The leaves of a piece, PIECE_LEAVES of
+ * them, are read ahead together.
  *
  * Memory: 0.2 MiB a thread, and 2 MiB with a sink; kept for the next call.
  */
+
+#include "store/read_ahead.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
 #define TASKS_A_THREAD 4u
+#define PIECE_LEAVES   MAP_FANOUT /* 1 GiB */
 
 struct run {
     struct image_reader *image;
@@ -27,6 +30,7 @@ struct run {
     uint8_t *out;    /* of page `first`; NULL: to the sink */
     image_sink_fn *sink;
     void *context;
+    struct read_ahead *ahead;
 };
 
 void image_reader_free_spaces(struct image_reader *image)
@@ -131,8 +135,11 @@ static int load_leaves(const struct run *run, struct reader_space *space,
                 space->ids[ids++] = space->found[i]->ids[part->first + k];
         from += part->count;
     }
-    return chunk_find_pages(run->image->store, space->ids, ids, space->places,
-                            err);
+    if (index_find(run->image->store->index, space->ids, ids, space->places,
+                   err) < 0)
+        return -1;
+    read_ahead_pages(run->ahead, run->image->store, space->places, ids);
+    return 0;
 }
 
 static int read_leaves(const struct run *run, struct reader_space *space,
@@ -168,15 +175,15 @@ static int run_task(void *context, size_t i, struct vn_err *err)
     return result;
 }
 
-static int run_leaves(struct run *run, struct vn_err *err)
+/* Read at most PIECE_LEAVES leaves. */
+static int run_piece(struct run *run, struct vn_err *err)
 {
     struct pool *pool = run->image->store->pool;
     uint64_t first = run->first / MAP_FANOUT;
     uint64_t end = (run->end + MAP_FANOUT - 1) / MAP_FANOUT;
     uint64_t tasks;
 
-    if (run->first == run->end)
-        return 0;
+    image_reader_expect(run->image, first, end);
     run->leaves = (end - first) / (TASKS_A_THREAD * pool_threads(pool));
     if (run->leaves > TASK_LEAVES_MAX)
         run->leaves = TASK_LEAVES_MAX;
@@ -184,6 +191,28 @@ static int run_leaves(struct run *run, struct vn_err *err)
         run->leaves = 1;
     tasks = (end - first + run->leaves - 1) / run->leaves;
     return pool_run(pool, (size_t)tasks, run_task, run, err);
+}
+
+static int run_pieces(const struct run *all, struct vn_err *err)
+{
+    struct read_ahead ahead;
+    struct run run = *all;
+    int result = 0;
+
+    read_ahead_init(&ahead);
+    run.ahead = &ahead;
+    while (result == 0 && run.first < all->end) {
+        run.end =
+            (run.first / MAP_FANOUT + PIECE_LEAVES) * (uint64_t)MAP_FANOUT;
+        if (run.end > all->end)
+            run.end = all->end;
+        result = run_piece(&run, err);
+        if (run.out)
+            run.out += (run.end - run.first) * STORE_PAGE_SIZE;
+        run.first = run.end;
+    }
+    read_ahead_done(&ahead);
+    return result;
 }
 
 int image_reader_run(struct image_reader *image, uint64_t offset, size_t size,
@@ -195,7 +224,7 @@ int image_reader_run(struct image_reader *image, uint64_t offset, size_t size,
                       .out = out};
 
     assert(offset % STORE_PAGE_SIZE == 0 && size % STORE_PAGE_SIZE == 0);
-    return run_leaves(&run, err);
+    return run_pieces(&run, err);
 }
 
 int image_reader_read_to(struct image_reader *image, uint64_t offset,
@@ -211,7 +240,7 @@ int image_reader_read_to(struct image_reader *image, uint64_t offset,
     assert(offset % STORE_PAGE_SIZE == 0);
     assert(offset <= image->root.size && size <= image->root.size - offset);
     assert(size % STORE_PAGE_SIZE == 0 || offset + size == image->root.size);
-    if (run_leaves(&run, err) < 0)
+    if (run_pieces(&run, err) < 0)
         return vn_wrap(err, "image from offset %llu on",
                        (unsigned long long)offset);
     return 0;

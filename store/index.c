@@ -11,10 +11,7 @@
  *          it was condemned (index_gc.c), or 0.
  * meta     "next_pack": the mark below which pack numbers are spent.
  *
- * Look-ups: MDB_SET on one cursor stays in the leaf where the next id is in it
- * too, and else begins at the root, whose upper pages are in the caches: what
- * costs is the leaf. Steps of MDB_NEXT before a new search (MDB_SET_RANGE) were
- * slower for any batch from 512 to 262144 of 2 and of 8 million chunks.
+ * Look-ups of chunks: index_find.c.
  *
  * Invariant: the row of a pack is written no later than the first row of its
  * chunks (index_add.c), so a chunk in the table always lies in a pack in the
@@ -73,51 +70,6 @@ int index_place_decode(const struct index *index, const MDB_val *value,
         return vn_fail(err, VN_E_CORRUPT, "index '%s': a chunk of no bytes",
                        index->dir);
     return 0;
-}
-
-static int open_reader(struct index *index, MDB_txn **txn, MDB_cursor **cursor,
-                       struct vn_err *err)
-{
-    int rc;
-
-    if (index_begin(index, MDB_RDONLY, txn, err) < 0)
-        return -1;
-    rc = mdb_cursor_open(*txn, index->tables[TABLE_CHUNKS], cursor);
-    return rc ? index_fail(index, rc, "look up chunks", err) : 0;
-}
-
-int index_find_in(struct index *index, const struct index_filter *filter,
-                  const struct chunk_id *ids, size_t count,
-                  struct chunk_place *ret, struct vn_err *err)
-{
-    vn_auto(index_txn) MDB_txn *txn = NULL;
-    vn_auto(index_cursor) MDB_cursor *cursor = NULL;
-    int rc;
-
-    for (size_t i = 0; i < count; i++) {
-        MDB_val key = index_key_id(&ids[i]);
-        MDB_val value;
-
-        ret[i] = (struct chunk_place){0};
-        if (filter && !index_filter_has(filter, &ids[i]))
-            continue;
-        if (!cursor && open_reader(index, &txn, &cursor, err) < 0)
-            return -1;
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
-        if (rc == MDB_NOTFOUND)
-            continue;
-        if (rc)
-            return index_fail(index, rc, "look up a chunk", err);
-        if (index_place_decode(index, &value, &ret[i], err) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-int index_find(struct index *index, const struct chunk_id *ids, size_t count,
-               struct chunk_place *ret, struct vn_err *err)
-{
-    return index_find_in(index, NULL, ids, count, ret, err);
 }
 
 int index_put_pack(struct index *index, MDB_txn *txn,

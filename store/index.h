@@ -60,7 +60,11 @@ void index_close(struct index *index); /* NULL is fine */
 
 /* ---- chunks and packs ------------------------------------------------- */
 
-/* Look up `count` ids, fastest when they are sorted. */
+/* That many chunks will be looked up, or all (UINT64_MAX). A hint: if it pays
+ * the index is read ahead. Once for each handle and size of the index. */
+void index_expect(struct index *index, uint64_t count);
+
+/* Look up `count` ids, in any order. */
 int index_find(struct index *index, const struct chunk_id *ids, size_t count,
                struct chunk_place *ret, struct vn_err *err) VN_MUST_USE;
 

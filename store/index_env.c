@@ -46,6 +46,11 @@ static const char *const table_names[TABLE_COUNT] = {
     [TABLE_SERIES] = "series", [TABLE_LOST] = "lost",
 };
 
+const char *index_table_name(enum index_table table)
+{
+    return table_names[table];
+}
+
 static bool disk_is_full(const char *dir)
 {
     struct statvfs st;
@@ -183,6 +188,7 @@ static void index_free(struct index *index)
     if (!index)
         return;
     if (index->env) {
+        index_map_close(index);
         index_known_close(index);
         mdb_env_close(index->env);
     }
@@ -332,7 +338,8 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
     if (!index)
         return NULL;
     if (add_new_tables(index, err) < 0 ||
-        check_meta(index, store_id, err) < 0) {
+        check_meta(index, store_id, err) < 0 ||
+        index_map_open(index, err) < 0) {
         index_free(index);
         return NULL;
     }

@@ -39,9 +39,19 @@ struct index_known {
     atomic_bool hopeless;        /* it could not be made: do not try again */
 };
 
+/* LMDB's file, mapped once more to be read: index_find.c. */
+struct index_map {
+    const uint8_t *bytes; /* NULL: not mapped */
+    size_t size;
+    size_t page_size;
+    MDB_dbi main;                  /* the table of tables */
+    atomic_uint_fast64_t expected; /* pages that were asked for ahead */
+};
+
 struct index {
     MDB_env *env;
     MDB_dbi tables[TABLE_COUNT];
+    struct index_map map;
     char *dir;
     uint8_t store_id[16];
     struct index_known known;
@@ -52,6 +62,12 @@ struct index {
     pid_t pid;
     unsigned users;
 };
+
+const char *index_table_name(enum index_table table);
+
+/* Map the file of an environment that is open. */
+int index_map_open(struct index *index, struct vn_err *err) VN_MUST_USE;
+void index_map_close(struct index *index); /* fine if it is not mapped */
 
 /* Raise an LMDB result as a sentence beginning with the index's path. */
 int index_fail(const struct index *index, int rc, const char *what,

@@ -4,26 +4,32 @@
  * Walking a map to see that nothing is missing, beside that of an earlier
  * version of the image where nothing is missing.
  *
- * Children of a node are sorted and looked at once each, so an image in which
- * one subtree repeats (a pattern over terabytes) costs one walk of it a
- * level, and a map made to explode - each node naming the same child 512
- * times - costs no more than its height.
+ * What the earlier version has at the same place, be it a page or a whole
+ * subtree, is there and is not looked at. So an image costs two nodes for each
+ * of its nodes that changed, and a look-up for each page that did; an equal one
+ * costs nothing. That the earlier version is complete is the caller's word
+ * (commit_check.c says how it is known); whatever is wrong with its map
+ * otherwise, it can only fail to help.
  *
- * What the earlier version has below the node at the same place, anywhere below
- * it, is there and is not looked at: ids are equal only where whole subtrees
- * are. So an image costs two nodes for each of its nodes that changed, and a
- * look-up for each page; an equal one costs nothing. That the earlier version
- * is complete is the caller's word (commit_check.c says how it is known);
- * whatever is wrong with its map otherwise, it can only fail to help.
+ * Inner nodes are looked at once each below one node, so an image in which one
+ * subtree repeats (a pattern over terabytes) costs one walk of it a level, and
+ * a map made to explode - each node naming the same child 512 times - costs no
+ * more than its height.
+ *
+ * Leaves are most of the work: those below one node are cut into tasks for the
+ * store's pool.
  *
  * Versions of unequal height are held together at page 0: the root of the lower
  * one is what the first places of the higher one's nodes lead to.
  */
 
 #include "common/io.h"
+#include "store/read_ahead.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#define TASK_LEAVES 8u
 
 /* A child of a node, and the first place where it stands. */
 struct place {
@@ -40,18 +46,15 @@ struct beside {
 
 /* What is in hand while the children of one node are looked at. */
 struct level {
+    struct map_check *check;
+    unsigned height;
+    const struct beside *beside;
     struct map_node node;
-    struct map_node old;               /* the node beside it, if `has_old` */
-    struct chunk_id known[MAP_FANOUT]; /* children of `old`, sorted */
+    struct map_node old; /* the node beside it, if `has_old` */
     struct place places[MAP_FANOUT];
     size_t count;
     bool has_old;
 };
-
-static int by_id(const void *a, const void *b)
-{
-    return chunk_id_compare(a, b);
-}
 
 static int by_id_and_place(const void *a, const void *b)
 {
@@ -62,31 +65,30 @@ static int by_id_and_place(const void *a, const void *b)
     return order ? order : (x->i > y->i) - (x->i < y->i);
 }
 
-static bool is_known(const struct level *l, const struct chunk_id *id)
-{
-    return l->has_old &&
-           bsearch(id, l->known, MAP_FANOUT, sizeof(*id), by_id) != NULL;
-}
-
-/* The children to look at: neither zero, nor known, nor twice. */
+/* The children to look at: neither zero, nor in the same place before. */
 static void list_places(struct level *l)
 {
-    size_t all = 0;
-
     l->count = 0;
-    for (unsigned i = 0; i < MAP_FANOUT; i++)
-        if (!chunk_id_is_zero(&l->node.ids[i]))
-            l->places[all++] = (struct place){.id = l->node.ids[i], .i = i};
-    qsort(l->places, all, sizeof(l->places[0]), by_id_and_place);
-    for (size_t k = 0; k < all; k++) {
-        const struct chunk_id *id = &l->places[k].id;
+    for (unsigned i = 0; i < MAP_FANOUT; i++) {
+        const struct chunk_id *id = &l->node.ids[i];
 
-        if (l->count > 0 &&
-            chunk_id_compare(&l->places[l->count - 1].id, id) == 0)
-            continue;
-        if (!is_known(l, id))
-            l->places[l->count++] = l->places[k];
+        if (!chunk_id_is_zero(id) &&
+            !(l->has_old && chunk_id_compare(id, &l->old.ids[i]) == 0))
+            l->places[l->count++] = (struct place){.id = *id, .i = i};
     }
+}
+
+/* Leave one place of each child. */
+static void drop_repeated(struct level *l)
+{
+    size_t all = l->count;
+
+    qsort(l->places, all, sizeof(l->places[0]), by_id_and_place);
+    l->count = 0;
+    for (size_t k = 0; k < all; k++)
+        if (l->count == 0 || chunk_id_compare(&l->places[l->count - 1].id,
+                                              &l->places[k].id) != 0)
+            l->places[l->count++] = l->places[k];
 }
 
 static int check_pages(struct map_check *check, const struct level *l,
@@ -111,32 +113,60 @@ static int check_pages(struct map_check *check, const struct level *l,
 }
 
 /* Read the node beside; one that cannot be read is none. */
-static void load_old(struct map_check *check, struct level *l,
-                     const struct beside *beside, unsigned height)
+static void load_old(struct map_check *check, struct level *l)
 {
     struct vn_err ignored = VN_ERR_INIT;
 
-    if (chunk_id_is_zero(&beside->id) || beside->height != height)
+    if (chunk_id_is_zero(&l->beside->id) || l->beside->height != l->height)
         return;
     check->nodes_read++;
-    if (chunk_read_node(check->store, &beside->id, height, &l->old, &ignored) <
-        0)
-        return;
-    memcpy(l->known, l->old.ids, sizeof(l->known));
-    qsort(l->known, MAP_FANOUT, sizeof(l->known[0]), by_id);
-    l->has_old = true;
+    l->has_old = chunk_read_node(check->store, &l->beside->id, l->height,
+                                 &l->old, &ignored) == 0;
 }
 
 /* What stands beside the child at a place. */
-static struct beside beside_child(const struct level *l,
-                                  const struct beside *beside, unsigned height,
-                                  unsigned i)
+static struct beside beside_child(const struct level *l, unsigned i)
 {
     if (l->has_old)
-        return (struct beside){.id = l->old.ids[i], .height = height - 1};
-    if (i == 0 && beside->height < height)
-        return *beside;
+        return (struct beside){.id = l->old.ids[i], .height = l->height - 1};
+    if (i == 0 && l->beside->height < l->height)
+        return *l->beside;
     return (struct beside){.height = 0};
+}
+
+static int check_node(struct map_check *check, const struct chunk_id *id,
+                      unsigned height, const struct beside *beside,
+                      struct vn_err *err);
+
+static int check_child(struct level *l, size_t k, struct vn_err *err)
+{
+    struct beside below = beside_child(l, l->places[k].i);
+
+    return check_node(l->check, &l->places[k].id, l->height - 1, &below, err);
+}
+
+/* The i-th few of the leaves. */
+static int check_leaves(void *context, size_t i, struct vn_err *err)
+{
+    struct level *l = context;
+    size_t end = (i + 1) * TASK_LEAVES;
+
+    for (size_t k = i * TASK_LEAVES; k < end && k < l->count; k++)
+        if (check_child(l, k, err) < 0)
+            return -1;
+    return 0;
+}
+
+static int check_all_leaves(struct level *l, struct vn_err *err)
+{
+    struct chunk_id ids[MAP_FANOUT];
+
+    for (size_t k = 0; k < l->count; k++)
+        ids[k] = l->places[k].id;
+    read_ahead_nodes(l->check->store, ids, l->count);
+    return pool_run(l->check->store->pool,
+                    (l->count + TASK_LEAVES - 1) / TASK_LEAVES, check_leaves, l,
+                    err);
 }
 
 static int check_node(struct map_check *check, const struct chunk_id *id,
@@ -148,19 +178,22 @@ static int check_node(struct map_check *check, const struct chunk_id *id,
     if (beside->height == height && chunk_id_compare(&beside->id, id) == 0)
         return 0;
     l = vn_alloc(sizeof(*l));
+    l->check = check;
+    l->height = height;
+    l->beside = beside;
     check->nodes_read++;
     if (chunk_read_node(check->store, id, height, &l->node, err) < 0)
         return -1;
-    load_old(check, l, beside, height);
+    load_old(check, l);
     list_places(l);
     if (height == 0)
         return check_pages(check, l, err);
-    for (size_t k = 0; k < l->count; k++) {
-        struct beside below = beside_child(l, beside, height, l->places[k].i);
-
-        if (check_node(check, &l->places[k].id, height - 1, &below, err) < 0)
+    drop_repeated(l);
+    if (height == 1)
+        return check_all_leaves(l, err);
+    for (size_t k = 0; k < l->count; k++)
+        if (check_child(l, k, err) < 0)
             return -1;
-    }
     return 0;
 }
 

@@ -32,10 +32,12 @@
 #include <lz4.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define MANIFEST_RAW_MAX (32u << 20)
 #define PACK_ALIGN       4096u
-#define PACK_FIRST_SIZE  (9u << 20)
+#define PACK_FIRST_SIZE  (10u << 20)
+#define HUGE_PAGE        (2u << 20)
 
 static const char header_magic[8] = "VNSTPACK";
 static const char footer_magic[8] = "VNSTPEND";
@@ -112,10 +114,13 @@ static int builder_reserve(struct pack_builder *b, size_t more,
         return 0;
     while (capacity < wanted)
         capacity *= 2;
-    data = aligned_alloc(PACK_ALIGN, capacity);
+    data =
+        aligned_alloc(capacity < HUGE_PAGE ? PACK_ALIGN : HUGE_PAGE, capacity);
     if (!data)
         return vn_fail(err, VN_E_LIMIT, "no memory for a pack of %zu bytes",
                        capacity);
+    if (capacity >= HUGE_PAGE)
+        madvise(data, capacity, MADV_HUGEPAGE); /* fewer faults */
     if (b->data)
         memcpy(data, b->data, b->size);
     else
@@ -140,11 +145,11 @@ static void entry_encode(struct buf *out, const struct pack_entry *entry)
 size_t pack_encode(const void *data, size_t size, uint8_t *out,
                    uint8_t *ret_codec)
 {
-    int packed =
-        LZ4_compress_default(data, (char *)out, (int)size, (int)size - 1);
+    int packed = LZ4_compress_default(data, (char *)out, (int)size,
+                                      (int)PACK_ENCODE_SPACE(size));
 
     *ret_codec = CODEC_LZ4;
-    if (packed > 0)
+    if (packed > 0 && (size_t)packed < size)
         return (size_t)packed;
     *ret_codec = CODEC_RAW;
     memcpy(out, data, size);
@@ -161,7 +166,7 @@ int pack_builder_add(struct pack_builder *b, enum chunk_kind kind,
                                .raw_size = (uint32_t)size};
 
     assert(size > 0 && size <= pack_raw_limit(kind));
-    if (builder_reserve(b, size + PACK_ENTRY_SIZE, err) < 0)
+    if (builder_reserve(b, PACK_ENCODE_SPACE(size) + PACK_ENTRY_SIZE, err) < 0)
         return -1;
     entry.stored_size =
         (uint32_t)pack_encode(data, size, b->data + b->size, &entry.codec);

@@ -11,6 +11,8 @@
 #include "store/pool.h"
 #include "store/store_config.h"
 
+#include <stdatomic.h>
+
 /* All members are constant after opening; index and engine lock themselves. */
 struct store {
     char *path;
@@ -44,19 +46,12 @@ int chunk_read_pages(struct store *store, const struct chunk_want *wants,
  * The same for pages of a leaf that was held against its own id: a page with
  * the fingerprint that the leaf has for it is whole, else its id decides.
  * `prints` has one for each of the wants. `places`, where not NULL, is what
- * chunk_find_pages() said a moment ago.
+ * index_find() said a moment ago.
  */
 int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
                           const struct fingerprint *const *prints,
                           const struct chunk_place *places, size_t count,
                           struct vn_err *err) VN_MUST_USE;
-
-#define CHUNK_FIND_MAX (4 * MAP_FANOUT) /* ids in one call */
-
-/* Look up ids that need not be sorted, at most CHUNK_FIND_MAX. */
-int chunk_find_pages(struct store *store, const struct chunk_id *ids,
-                     size_t count, struct chunk_place *ret,
-                     struct vn_err *err) VN_MUST_USE;
 
 /* Read one chunk of a kind into `out` of pack_raw_limit(kind) bytes. */
 int chunk_read(struct store *store, enum chunk_kind kind,
@@ -258,8 +253,8 @@ int image_reader_load_leaf(struct image_reader *image, uint64_t index,
 /* Looking for what is missing, and what it cost so far. */
 struct map_check {
     struct store *store;
-    uint64_t nodes_read;
-    uint64_t pages_looked_up;
+    atomic_uint_fast64_t nodes_read;
+    atomic_uint_fast64_t pages_looked_up;
 };
 
 /*

@@ -145,7 +145,7 @@ static int look_up_pages(struct walk *w, const struct map_node *leaf,
     struct chunk_place places[MAP_FANOUT];
     size_t count = list_pages(leaf, ids, numbers);
 
-    if (chunk_find_pages(w->v->store, ids, count, places, err) < 0)
+    if (index_find(w->v->store->index, ids, count, places, err) < 0)
         return -1;
     for (size_t i = 0; i < count; i++) {
         const struct verify_slot *slot = known_bad(w->v, &ids[i], &places[i]);
@@ -236,7 +236,7 @@ static bool pages_are_well(const struct verify *v, const struct map_node *leaf)
     struct vn_err ignored = VN_ERR_INIT;
     size_t count = list_pages(leaf, ids, numbers);
 
-    if (chunk_find_pages(v->store, ids, count, places, &ignored) < 0)
+    if (index_find(v->store->index, ids, count, places, &ignored) < 0)
         return false;
     for (size_t i = 0; i < count; i++)
         if (places[i].stored_size == 0 || places[i].kind != CHUNK_PAGE ||

@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEX_SPACE (2 * STORE_ID_SIZE + 1)
+#define FIND_BATCH 512u /* chunks in one look-up */
+#define HEX_SPACE  (2 * STORE_ID_SIZE + 1)
 
 /* The pack in hand. */
 struct look {
@@ -86,18 +87,18 @@ static void note_chunk(struct look *l, const struct pack_entry *entry,
 
 static int look_at_chunks(struct look *l, struct vn_err *err)
 {
-    struct chunk_id ids[CHUNK_FIND_MAX];
-    struct chunk_place places[CHUNK_FIND_MAX];
+    struct chunk_id ids[FIND_BATCH];
+    struct chunk_place places[FIND_BATCH];
 
     l->report->chunks = l->parsed.count;
-    for (size_t i = 0; i < l->parsed.count; i += CHUNK_FIND_MAX) {
+    for (size_t i = 0; i < l->parsed.count; i += FIND_BATCH) {
         const struct pack_entry *entries = l->parsed.entries + i;
         size_t left = l->parsed.count - i;
-        size_t n = left < CHUNK_FIND_MAX ? left : CHUNK_FIND_MAX;
+        size_t n = left < FIND_BATCH ? left : FIND_BATCH;
 
         for (size_t k = 0; k < n; k++)
             ids[k] = ident_short(&entries[k].id);
-        if (chunk_find_pages(l->v->store, ids, n, places, err) < 0)
+        if (index_find(l->v->store->index, ids, n, places, err) < 0)
             return -1;
         for (size_t k = 0; k < n; k++) {
             /* A chunk that the index has not is dead weight, such as gc leaves

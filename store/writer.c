@@ -16,7 +16,7 @@
  * the index may have been given chunks that were pending; then what is left
  * is looked up again, so a writer never stores one chunk twice.
  *
- * Memory: WRITER_QUEUE_MAX + 1 packs of 9 MiB and 40 + 8 bytes a pending
+ * Memory: WRITER_QUEUE_MAX + 1 packs of 10 MiB and 40 + 8 bytes a pending
  * chunk, of which there are at most 65536 in packs that are written.
  *
  * Two writers may store one chunk at the same time; the index keeps the first
@@ -33,7 +33,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GROUP_SIZE (64u * STORE_PAGE_SIZE) /* bytes compressed at a time */
+#define GROUP_SIZE  (64u * STORE_PAGE_SIZE) /* bytes compressed at a time */
+#define AHEAD       16u                     /* chunks */
+#define GROUP_SPACE PACK_ENCODE_SPACE(GROUP_SIZE)
 
 struct store_writer *store_writer_open(struct store *store, struct vn_err *err)
 {
@@ -121,6 +123,14 @@ struct put {
     size_t stored;
 };
 
+static void prefetch(const struct store_writer *writer,
+                     const struct ident_full *full)
+{
+    struct chunk_id id = ident_short(full);
+
+    pending_prefetch(&writer->pending, &id);
+}
+
 /* Keys of those that are not pending, from chunk `from` on. */
 static size_t list_candidates(struct store_writer *writer, struct put *p,
                               size_t from, struct id_key *keys)
@@ -132,6 +142,8 @@ static size_t list_candidates(struct store_writer *writer, struct put *p,
     for (size_t i = from; i < p->count; i++) {
         struct chunk_id id = ident_short(&p->ids[i]);
 
+        if (i + AHEAD < p->count)
+            prefetch(writer, &p->ids[i + AHEAD]);
         p->missing[i] = false;
         if (!pending_has(&writer->pending, &id))
             keys[n++] = id_key_of(&id, (uint32_t)i);
@@ -178,13 +190,13 @@ struct group {
     size_t end; /* number of the chunk behind the last that was looked at */
     struct pack_entry entries[GROUP_SIZE / STORE_PAGE_SIZE];
     size_t numbers[GROUP_SIZE / STORE_PAGE_SIZE];
-    uint8_t data[GROUP_SIZE];
+    uint8_t data[GROUP_SPACE];
 };
 
 static bool has_room(const struct group *group, size_t size)
 {
     return group->count < VN_COUNT(group->entries) &&
-           group->fill + size <= GROUP_SIZE;
+           group->fill + PACK_ENCODE_SPACE(size) <= GROUP_SPACE;
 }
 
 /* Compress missing chunks from `from` on until the group is full. */
@@ -226,6 +238,8 @@ static int add_group(struct store_writer *writer, struct put *p,
         struct chunk_id id = ident_short(&from->id);
         struct pack_entry entry;
 
+        if (i + AHEAD < group->count)
+            prefetch(writer, &group->entries[i + AHEAD].id);
         if (writer_make_room(writer, err) < 0)
             return -1;
         if (writer->entered != p->entered) {

@@ -10,7 +10,7 @@
 /*
  * Packs that are full and wait to be written, or are being written. With the
  * open one and one that is being filled anew that is WRITER_QUEUE_MAX + 1
- * packs of 9 MiB.
+ * packs of 10 MiB.
  */
 #define WRITER_QUEUE_MAX 3u
 
@@ -29,6 +29,8 @@ struct pending {
 
 void pending_init(struct pending *pending);
 void pending_done(struct pending *pending);
+/* Have ready what pending_has() looks at: it waits for memory most of all. */
+void pending_prefetch(const struct pending *pending, const struct chunk_id *id);
 bool pending_has(const struct pending *pending, const struct chunk_id *id);
 /* Add what pack_builder_copy() said; it has no pack number yet. */
 void pending_add(struct pending *pending, const struct pack_entry *entry);

@@ -35,11 +35,18 @@ static size_t slot_of(const struct pending *pending, const struct chunk_id *id)
     return hash & (pending->table_size - 1);
 }
 
+void pending_prefetch(const struct pending *pending, const struct chunk_id *id)
+{
+    __builtin_prefetch(&pending->table[slot_of(pending, id)]);
+}
+
 bool pending_has(const struct pending *pending, const struct chunk_id *id)
 {
     size_t mask = pending->table_size - 1;
     size_t slot = slot_of(pending, id);
 
+    if (pending->count == 0)
+        return false;
     for (; pending->table[slot]; slot = (slot + 1) & mask)
         if (chunk_id_compare(&pending->chunks[pending->table[slot] - 1].id,
                              id) == 0)
