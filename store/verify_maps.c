@@ -20,6 +20,7 @@
 
 #include "common/clock.h"
 #include "common/io.h"
+#include "store/read_ahead.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -312,6 +313,7 @@ static int walk_leaves(struct walk *w, const struct map_node *node,
     size_t most = LEAVES_A_THREAD * pool_threads(w->v->store->pool);
 
     l->w = w;
+    read_ahead_nodes(w->v->store, node->ids, MAP_FANOUT);
     for (unsigned i = 0; i < MAP_FANOUT; i++) {
         if (chunk_id_is_zero(&node->ids[i]) ||
             id_set_has(&w->v->good, &node->ids[i]))

@@ -316,6 +316,7 @@ static int count_and_check(struct verify *v, struct vn_err *err)
     /* Rows are counted before the directories are held against them: a writer
      * enters a pack's rows in several transactions, and what comes in between
      * makes more of them match, never less. */
+    index_expect(v->store->index, UINT64_MAX);
     if (list_packs(v, err) < 0 || each_row(v, count_row, err) < 0 ||
         check_packs(v, b, err) < 0)
         return -1;
