@@ -26,8 +26,11 @@
  * move and remove packs, so the whole store is verified under the engine's
  * lock.
  *
- * Memory: 32 bytes a pack, 32 bytes a map node (16 MiB for 1 TiB of images),
- * the largest pack; 128 bytes a chunk that cannot be read.
+ * Packs and maps are read and hashed by all threads of the store's pool; what
+ * they find is taken in by the caller's, in the order of one thread.
+ *
+ * Memory: 64 bytes a pack, 32 bytes a map node (16 MiB for 1 TiB of images), a
+ * pack for each thread; 400 bytes a chunk that cannot be read.
  */
 
 #include "common/clock.h"
