@@ -114,6 +114,61 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
                       size_t max, struct index_chunk *ret, size_t *ret_count,
                       struct vn_err *err) VN_MUST_USE;
 
+/* ---- stepping through tables (index_step.c) --------------------------- */
+
+/*
+ * Going through a table, in the order of its keys:
+ *
+ *     struct index_packs step = {.index = index};
+ *     const struct index_pack *pack;
+ *     int more;
+ *
+ *     while ((more = index_next_pack(&step, &pack, err)) > 0)
+ *         ...
+ *     return more;
+ *
+ * `from` may be set as well. 1: *ret is the next row, until the next call; 0:
+ * there is none; -1: it failed, and the step is of no use any more. No
+ * transaction is open between calls, and nothing has to be freed. Of rows
+ * that are entered or deleted meanwhile some may be met.
+ */
+#define INDEX_STEP_PACKS     256u
+#define INDEX_STEP_SNAPSHOTS 64u
+#define INDEX_STEP_CHUNKS    512u
+
+struct index_packs {
+    struct index *index;
+    uint64_t from; /* the lowest id to be met */
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_pack rows[INDEX_STEP_PACKS];
+};
+int index_next_pack(struct index_packs *step, const struct index_pack **ret,
+                    struct vn_err *err) VN_MUST_USE;
+
+struct index_snapshots {
+    struct index *index;
+    uint64_t from; /* the lowest seq to be met */
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_snapshot rows[INDEX_STEP_SNAPSHOTS];
+};
+int index_next_snapshot(struct index_snapshots *step,
+                        const struct index_snapshot **ret,
+                        struct vn_err *err) VN_MUST_USE;
+
+struct index_chunks {
+    struct index *index;
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_chunk rows[INDEX_STEP_CHUNKS];
+};
+int index_next_chunk(struct index_chunks *step, const struct index_chunk **ret,
+                     struct vn_err *err) VN_MUST_USE;
+
 /* ---- collection ------------------------------------------------------- */
 
 /*
@@ -243,6 +298,16 @@ int index_list_lost(struct index *index, struct index_lost **ret,
  */
 int index_lose(struct index *index, const struct index_lost *chunks,
                size_t count, size_t *ret_count, struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Forget that chunks are lost which no snapshot with a seq below `next_seq`
+ * needs. VN_E_STATE, and nothing was done, when there are snapshots since.
+ * Counts as a deletion of chunks (index_state.swept): a parent that no snapshot
+ * has may need them. Ids that are not lost are skipped.
+ */
+int index_forget_lost(struct index *index, const struct chunk_id *ids,
+                      size_t count, uint64_t next_seq,
+                      struct vn_err *err) VN_MUST_USE;
 
 /* Forget packs into which no row points any more, whatever is in them. Those
  * that are not there are skipped; VN_E_STATE and nothing done, if a row does.

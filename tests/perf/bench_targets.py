@@ -91,6 +91,8 @@ TARGETS = {
         "faster than reading the living packs once", AT_MOST),
     "gc.writer": number(
         "a writer beside gc", 30, "slowed by under 30 %", AT_MOST),
+    "verify.full": shown("verify, full"),
+    "verify.full.core": shown("verify, full, one core"),
     "program.first": ratio(
         "first ingest, programs", 3, "3 x the fastest other"),
     "program.same.restic": ratio("same again / restic", 5, "5 x restic"),
