@@ -32,10 +32,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define READERS_MAX   1024
-#define SPACE_GONE    (1u << 20) /* free bytes below which EIO means full */
-#define MAP_SIZE      (1ull << 40)
-#define MAP_SIZE_LAST (1ull << 28)
+#define READERS_MAX 1024
+#define SPACE_GONE  (1u << 20) /* free bytes below which EIO means full */
+#define MAP_SIZE    (1ull << 40)
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct index *registry; /* guarded by registry_lock */
@@ -168,7 +167,7 @@ static int try_env(struct index *index, uint64_t map_size, struct vn_err *err)
         return 0;
     mdb_env_close(index->env);
     index->env = NULL;
-    if ((rc == ENOMEM || rc == EINVAL) && map_size > MAP_SIZE_LAST)
+    if ((rc == ENOMEM || rc == EINVAL) && map_size > INDEX_MAP_LAST)
         return 1;
     return index_fail(index, rc, "open", err);
 }

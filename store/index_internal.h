@@ -12,7 +12,8 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-#define INDEX_FORMAT 1u
+#define INDEX_FORMAT   1u
+#define INDEX_MAP_LAST (1ull << 28) /* bytes of address space: the least */
 
 /*
  * The tables. Numbers in keys are big-endian, so that they sort; in values

@@ -29,10 +29,10 @@ struct ended {
     char stderr[512]; /* what it said */
 };
 
-typedef void child_fn(struct indexed *x);
+typedef void indexed_fn(struct indexed *x);
 
 /* Run in a child that asked for the sentence. */
-static struct ended run_child(struct indexed *x, child_fn *fn)
+static struct ended run_child(struct indexed *x, indexed_fn *fn)
 {
     struct ended ret = {.status = 0};
     size_t size = 0;
