@@ -211,6 +211,14 @@ void manifest_add(json_t *manifest, const char *object,
 /* VN_E_NOT_FOUND names the object and the snapshot. */
 int manifest_object(const json_t *manifest, const char *object,
                     struct map_root *ret, struct vn_err *err) VN_MUST_USE;
+/*
+ * An object that is probably an earlier version of `object`, of `size` bytes:
+ * that of the same name, else, as images get new names ("disk-2026-01-31.img"),
+ * that of the same size whose name begins most like it. Good as a parent, which
+ * is a hint only.
+ */
+bool manifest_find_like(const json_t *manifest, const char *object,
+                        uint64_t size, struct map_root *ret);
 /* Structure, limits and names; run by commit, load and import. */
 int manifest_check(const json_t *manifest, struct vn_err *err) VN_MUST_USE;
 

@@ -187,10 +187,9 @@ static int put_image(struct put *p, const char *path, int fd, uint64_t size,
 {
     vn_auto(free) char *object = object_name(path);
     vn_auto(image_writer) struct image_writer *image = NULL;
-    struct vn_err no_parent = VN_ERR_INIT;
     struct map_root root, parent;
-    bool has_parent = p->parent && manifest_object(p->parent, object, &parent,
-                                                   &no_parent) == 0;
+    bool has_parent =
+        p->parent && manifest_find_like(p->parent, object, size, &parent);
 
     image =
         image_writer_open(p->writer, size, has_parent ? &parent : NULL, err);
