@@ -60,6 +60,7 @@ TARGETS = {
     "ingest.first": ratio(
         "first ingest, all cores", 0.8,
         "0.8 x cores x LZ4, or 0.8 x disk, whichever is lower"),
+    "limit.lz4": shown("LZ4 alone, all cores at once"),
     "ingest.first.core": shown("first ingest, one core"),
     "ingest.same.core": ratio(
         "same image again, one core", 0.5, "0.5 x memcpy"),
