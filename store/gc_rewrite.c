@@ -18,9 +18,13 @@
  * Recompression: a chunk is decoded and held against its id first, so that
  * damage keeps the checksums that show it, and what zstd made is decoded and
  * compared, since it takes the place of the only copy. The smaller form stays.
- * A pack on whose chunks zstd was tried has version 2, whatever came of it:
- * that is how the next gc knows. So chunks of packs of version 1 and 2 do not
- * go into one new pack unless they are compressed on the way.
+ * A pack on whose chunks zstd was tried has a version that says so, whatever
+ * came of it: that is how the next gc knows. So chunks of packs where it was
+ * tried and of others do not go into one new pack unless they are compressed on
+ * the way.
+ *
+ * Domains: a new pack has pages of one only, so packs are taken domain by
+ * domain, lest tenants who write in turn get a new pack for each old one.
  *
  * Packs with manifests or tombstones are never rewritten: the numbers of their
  * packs have a meaning (tombstone.c).
@@ -35,11 +39,14 @@
 struct rewrite {
     struct gc *gc;
     struct pack_builder *builder;
+    struct ident ident;       /* in the builder's domain */
     struct codec_zstd *codec; /* NULL: chunks stay as they are */
     struct index_move *moves; /* from what the builder holds */
     size_t move_count;
     size_t move_capacity;
-    size_t first; /* first pack that is not wholly in entered packs */
+    struct gc_pack **packs; /* to be rewritten, by domain, then by number */
+    size_t pack_count;
+    size_t first; /* first of these that is not wholly in entered packs */
 };
 
 /* A live chunk of a pack, in the order of ids while it is looked up. */
@@ -118,7 +125,7 @@ static int flush(struct rewrite *r, struct vn_err *err)
 static void note_emptied(struct rewrite *r, size_t end)
 {
     for (; r->first < end; r->first++) {
-        struct gc_pack *pack = &r->gc->packs[r->first];
+        struct gc_pack *pack = r->packs[r->first];
 
         if (!pack->rewrite)
             continue;
@@ -208,10 +215,10 @@ static int copy_entry(struct rewrite *r, const struct pack *parsed,
     struct vn_err why = VN_ERR_INIT;
     struct pack_entry to;
 
-    if (!r->codec || parsed->version >= PACK_VERSION_ZSTD) {
+    if (!r->codec || pack_version_has_zstd(parsed->version)) {
         if (pack_builder_copy(r->builder, from, stored, &to, err) < 0)
             return -1;
-    } else if (chunk_check(r->gc->store, from, stored, raw, &why) < 0) {
+    } else if (chunk_check(&r->ident, from, stored, raw, &why) < 0) {
         return 1;
     } else if (pack_builder_recode(r->builder, r->codec, from, stored, raw, &to,
                                    err) < 0) {
@@ -230,15 +237,28 @@ static int flush_before(struct rewrite *r, size_t number, struct vn_err *err)
     return 0;
 }
 
+/* Begin another pack if what comes may not be with what is in the open one. */
+static int separate(struct rewrite *r, size_t number, const struct pack *parsed,
+                    bool zstd, struct vn_err *err)
+{
+    if (zstd == pack_builder_has_zstd(r->builder) &&
+        parsed->domain == r->ident.domain)
+        return 0;
+    if (flush_before(r, number, err) < 0)
+        return -1;
+    pack_builder_set_domain(r->builder, parsed->domain);
+    ident_in_domain(&r->gc->store->ident, parsed->domain, &r->ident);
+    return 0;
+}
+
 /* 1: one of them is damaged; those before it may have been copied. */
 static int copy_entries(struct rewrite *r, size_t number,
                         const struct pack *parsed, const bool *keep,
                         const uint8_t *data, struct vn_err *err)
 {
-    unsigned version = r->codec ? PACK_VERSION_ZSTD : parsed->version;
+    bool zstd = r->codec || pack_version_has_zstd(parsed->version);
 
-    if (version != pack_builder_version(r->builder) &&
-        flush_before(r, number, err) < 0)
+    if (separate(r, number, parsed, zstd, err) < 0)
         return -1;
     for (uint32_t i = 0; i < parsed->count; i++) {
         const struct pack_entry *from = &parsed->entries[i];
@@ -249,7 +269,8 @@ static int copy_entries(struct rewrite *r, size_t number,
         if (pack_builder_size(r->builder) >= PACK_TARGET_SIZE &&
             flush_before(r, number, err) < 0)
             return -1;
-        pack_builder_raise_version(r->builder, version);
+        if (zstd)
+            pack_builder_set_zstd(r->builder);
         result = copy_entry(r, parsed, from, data + from->offset, err);
         if (result != 0)
             return result;
@@ -259,7 +280,7 @@ static int copy_entries(struct rewrite *r, size_t number,
 
 static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
 {
-    struct gc_pack *pack = &r->gc->packs[number];
+    struct gc_pack *pack = r->packs[number];
     vn_auto(free) uint8_t *data = NULL;
     vn_auto(free) bool *keep = NULL;
     struct pack parsed;
@@ -289,6 +310,27 @@ static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
     return result < 0 ? -1 : 0;
 }
 
+static int by_domain(const void *a, const void *b)
+{
+    const struct gc_pack *x = *(struct gc_pack *const *)a;
+    const struct gc_pack *y = *(struct gc_pack *const *)b;
+
+    if (x->domain != y->domain)
+        return x->domain < y->domain ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void choose_order(struct rewrite *r)
+{
+    struct gc *gc = r->gc;
+
+    r->packs = vn_alloc((gc->pack_count + 1) * sizeof(struct gc_pack *));
+    for (size_t i = 0; i < gc->pack_count; i++)
+        if (gc->packs[i].rewrite)
+            r->packs[r->pack_count++] = &gc->packs[i];
+    qsort(r->packs, r->pack_count, sizeof(struct gc_pack *), by_domain);
+}
+
 static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
                          struct vn_err *err)
 {
@@ -296,12 +338,10 @@ static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
     uint64_t bytes = 0;
     size_t i;
 
-    for (i = 0; i < gc->pack_count && bytes < batch_bytes; i++) {
-        if (!gc->packs[i].rewrite)
-            continue;
+    for (i = 0; i < r->pack_count && bytes < batch_bytes; i++) {
         if (rewrite_pack(r, i, err) < 0)
             return -1;
-        bytes += gc->packs[i].size;
+        bytes += r->packs[i]->size;
         gc_progress(gc, 600, 900, ++gc->rewrite_done, gc->rewrite_total);
     }
     return flush_before(r, i, err);
@@ -309,15 +349,17 @@ static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
 
 int gc_rewrite(struct gc *gc, uint64_t batch_bytes, struct vn_err *err)
 {
-    struct rewrite r = {.gc = gc};
+    struct rewrite r = {.gc = gc, .ident = gc->store->ident};
     int result;
 
     if (gc->opts->recompress_level > 0)
         r.codec = codec_zstd_new(gc->opts->recompress_level);
     r.builder = pack_builder_new(gc->store->config.store_id);
+    choose_order(&r);
     result = rewrite_batch(&r, batch_bytes, err);
     codec_zstd_free(r.codec);
     pack_builder_free(r.builder);
     free(r.moves);
+    free(r.packs);
     return result < 0 ? vn_wrap(err, "rewriting packs") : 0;
 }

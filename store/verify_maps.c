@@ -22,6 +22,7 @@
 /* One object's walk. */
 struct walk {
     struct verify *v;
+    struct ident ident; /* in the object's domain */
     const char *snapshot;
     const char *object;
     uint64_t size;
@@ -173,13 +174,13 @@ static int read_pages(struct walk *w, const struct map_node *leaf,
             wants[count].out = data + (size_t)count * STORE_PAGE_SIZE;
             count++;
         }
-    if (chunk_read_pages(w->v->store, wants, count, &why) == 0)
+    if (chunk_read_pages(w->v->store, &w->ident, wants, count, &why) == 0)
         return 0;
     for (unsigned i = 0; i < MAP_FANOUT; i++) {
         struct chunk_want want = {.id = leaf->ids[i], .out = data};
 
         if (chunk_id_is_zero(&want.id) ||
-            chunk_read_pages(w->v->store, &want, 1, &why) == 0)
+            chunk_read_pages(w->v->store, &w->ident, &want, 1, &why) == 0)
             continue;
         if (add_unreadable(w->v, &want.id, &why, &slot, err) < 0)
             return -1;
@@ -253,6 +254,7 @@ int verify_map(struct verify *v, const char *snapshot, const char *object,
     v->counts.objects++;
     if (chunk_id_is_zero(&root->root))
         return 0;
+    ident_in_domain(&v->store->ident, root->domain, &w.ident);
     if (walk_node(&w, &root->root, map_height(root->size), 0, err) < 0)
         return -1;
     if (w.bad_pages > 0)

@@ -58,15 +58,17 @@ static bool place_is(const struct chunk_place *place, uint64_t pack_id,
 
 /* A chunk that is not whole: why, and does the index need it? */
 static void bad_chunk(struct verify *v, struct verify_pack *pack,
-                      const struct pack_entry *entry, const uint8_t *stored,
-                      const struct chunk_place *place)
+                      uint64_t domain, const struct pack_entry *entry,
+                      const uint8_t *stored, const struct chunk_place *place)
 {
     vn_auto(free) uint8_t *out = malloc(pack_raw_limit(entry->kind));
     struct chunk_id id = ident_short(&entry->id);
     struct vn_err why = VN_ERR_INIT;
+    struct ident ident;
     char hex[HEX_SPACE];
 
-    if (!out || chunk_check(v->store, entry, stored, out, &why) == 0)
+    ident_in_domain(&v->store->ident, domain, &ident);
+    if (!out || chunk_check(&ident, entry, stored, out, &why) == 0)
         vn_fail(&why, VN_E_LIMIT, "no memory to check it");
     io_hex(id.bytes, STORE_ID_SIZE, hex);
     vn_wrap(&why, "chunk %s in pack %012llx at %u", hex,
@@ -104,8 +106,8 @@ static int check_chunks(struct verify *v, struct verify_pack *pack,
                 place_is(&places[k], pack->id, &entries[k]))
                 pack->matched++;
             if (whole && !whole[i + k])
-                bad_chunk(v, pack, &entries[k], data + entries[k].offset,
-                          &places[k]);
+                bad_chunk(v, pack, parsed->domain, &entries[k],
+                          data + entries[k].offset, &places[k]);
         }
     }
     return 0;
