@@ -180,6 +180,47 @@ static void test_images_without_pages(void **state)
     assert_int_equal(count_findings(f->store), 0);
 }
 
+/* A map of the same pages whose fingerprints are of no use: the ids decide,
+ * and these are of one domain. */
+static void test_readers_use_the_domains_ids(void **state)
+{
+    struct store_fixture *f = *state;
+    vn_auto(free) uint8_t *data = make_pages(12, 100);
+    struct map_root root = put_in(f->store, "red", data, 100, NULL, NULL);
+    struct vn_err err = VN_ERR_INIT;
+    struct store_writer *writer = store_writer_open_in(f->store, "red", &err);
+    uint8_t encoded[MAP_LEAF_SIZE], got[PAGE];
+    const uint8_t *pointer = encoded;
+    struct image_reader *reader;
+    struct map_node leaf;
+    struct ident_full id;
+    size_t stored;
+
+    assert_made(writer, &err);
+    assert_ok(chunk_read_node(f->store, &root.root, 0, &leaf, &err), &err);
+    memset(leaf.fingerprints, 0x55, 50 * sizeof(leaf.fingerprints[0]));
+    memset(leaf.fingerprints + 50, 0, 50 * sizeof(leaf.fingerprints[0]));
+    map_node_encode(&leaf, encoded);
+    ident_chunk(&f->store->ident, CHUNK_LEAF, encoded, sizeof(encoded), &id);
+    assert_ok(store_writer_put(writer, CHUNK_LEAF, &id, &pointer,
+                               sizeof(encoded), 1, &stored, &err),
+              &err);
+    assert_ok(store_writer_flush(writer, &err), &err);
+    store_writer_free(writer);
+    root.root = ident_short(&id);
+    assert_true(image_equals(f->store, &root, data, 100 * PAGE));
+    for (int i = 0; i < 2; i++) {
+        root.domain = tag_of(f->store, i ? "blue" : NULL);
+        reader = image_reader_open(f->store, &root, &err);
+        assert_made(reader, &err);
+        assert_int_equal(
+            image_reader_read(reader, (i ? 60 : 3) * PAGE, got, PAGE, &err),
+            -1);
+        assert_int_equal(err.code, VN_E_CORRUPT);
+        image_reader_free(reader);
+    }
+}
+
 /* ---- manifests -------------------------------------------------------- */
 
 static json_t *manifest_of(const struct map_root *root, const char *domain)
@@ -434,6 +475,7 @@ int main(void)
         WITH_BOTH(test_counts_say_nothing_of_others),
         WITH_BOTH(test_parents),
         WITH_STORE(test_images_without_pages),
+        WITH_BOTH(test_readers_use_the_domains_ids),
         WITH_STORE(test_commit_wants_the_domain_named),
         WITH_STORE(test_manifests_that_are_wrong),
         WITH_STORE(test_diff_between_domains),
