@@ -336,7 +336,8 @@ static void perform(struct agent_net *net,
 {
     switch (action->kind) {
     case CUT_AGENT_SEND_READY:
-        tell(net, "ready", action->epoch, json_object());
+        tell(net, "ready", action->epoch,
+             json_pack("{s:s*}", "domain", net->domain));
         return;
     case CUT_AGENT_SEND_CUT_DONE:
         tell(net, "cut-done", action->epoch, json_object());
@@ -368,6 +369,7 @@ static int begin_cut(struct agent_net *net, struct wire *wire,
                      const json_t *message, struct vn_err *err)
 {
     const char *parent = jsonx_string_or(message, "parent", NULL);
+    const char *domain = jsonx_string_or(message, "domain", NULL);
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *manifest = NULL;
     const char *path, *mode;
@@ -379,7 +381,8 @@ static int begin_cut(struct agent_net *net, struct wire *wire,
                        net->name, net->agent->name);
     if (jsonx_string(message, "store", &path, err) < 0 ||
         jsonx_string(message, "mode", &mode, err) < 0 ||
-        vm_mode_parse(mode, &chosen, err) < 0)
+        vm_mode_parse(mode, &chosen, err) < 0 ||
+        (domain && store_domain_check(domain, err) < 0))
         return -1;
     store = store_open(path, err);
     if (!store)
@@ -393,6 +396,8 @@ static int begin_cut(struct agent_net *net, struct wire *wire,
     net->store = vn_steal(&store);
     json_decref(net->manifest);
     net->manifest = vn_steal(&manifest);
+    free(net->domain);
+    net->domain = domain ? vn_strdup(domain) : NULL;
     json_decref(net->records);
     net->records = manifest_new("records", "vne");
     net->report = (struct violin_report){0};

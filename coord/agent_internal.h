@@ -84,6 +84,7 @@ struct agent_net {
     struct wire *owner;      /* who brings it up; NULL: lost or long ago */
     struct store *store;     /* restore: where from; cut: where to */
     json_t *manifest;        /* restore: what; cut: the parent or NULL */
+    char *domain;            /* cut: of what goes to the store, or NULL */
     bool restoring;
     struct event *look; /* agent_ports.c; NULL: nothing to follow */
     unsigned looks;     /* under way */

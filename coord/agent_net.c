@@ -246,6 +246,7 @@ void agent_net_free(struct agent_net *net)
     store_close(net->store);
     json_decref(net->manifest);
     json_decref(net->records);
+    free(net->domain);
     free(net->vms);
     vne_free(net->vne);
     json_decref(net->vne_json);

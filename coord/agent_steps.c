@@ -97,7 +97,7 @@ int agent_step_save_vm(struct agent_task *task, struct vn_err *err)
     struct agent_net *net = task->net;
     struct agent_vm *vm = task->vm;
     vn_auto(store_writer) struct store_writer *writer =
-        store_writer_open(net->store, err);
+        store_writer_open_in(net->store, net->domain, err);
 
     if (!writer)
         return -1;
@@ -234,7 +234,7 @@ static int store_port_records(struct agent_net *net,
 static int store_records(struct agent_net *net, struct vn_err *err)
 {
     vn_auto(store_writer) struct store_writer *writer =
-        store_writer_open(net->store, err);
+        store_writer_open_in(net->store, net->domain, err);
 
     if (!writer)
         return -1;

@@ -105,6 +105,8 @@ static void send_prepare(struct snapshot *s, unsigned part)
     json_object_set_new(message, "lease_ms", jsonx_int(LEASE_MS));
     if (s->parent)
         json_object_set_new(message, "parent", json_string(s->parent));
+    if (s->vne->domain)
+        json_object_set_new(message, "domain", json_string(s->vne->domain));
     send_to(s, part, message);
 }
 
@@ -224,6 +226,7 @@ static json_t *manifest_assemble(struct snapshot *s, const char *name)
         add_counts(frames, host_frames);
     }
     json_object_del(frames, "lossless");
+    manifest_set_domain(manifest, s->vne->domain);
     json_object_set_new(meta, "epoch", jsonx_int(s->cut.epoch));
     json_object_set_new(meta, "vne", vne_as_running(s, cut_vms));
     json_object_set_new(meta, "vm_state", states);
@@ -331,6 +334,14 @@ static void host_failed(struct snapshot *s, struct participant *part,
     feed(s, &event);
 }
 
+/* An agent that does not know of domains would put pages into the wrong one. */
+static bool knows_domain(const struct snapshot *s, const json_t *ready)
+{
+    const char *domain = s->vne->domain;
+
+    return !domain || strcmp(jsonx_string_or(ready, "domain", ""), domain) == 0;
+}
+
 static void on_message(void *context, size_t host, const json_t *message,
                        const struct vn_err *why)
 {
@@ -363,6 +374,10 @@ static void on_message(void *context, size_t host, const json_t *message,
     }
     if (jsonx_u64_or(message, "epoch", 0) != s->cut.epoch)
         return;
+    if (strcmp(type, "ready") == 0 && !knows_domain(s, message)) {
+        host_failed(s, part, "its agent is too old for a VNE with 'domain'");
+        return;
+    }
     if (strcmp(type, "idle") == 0)
         part->idle = true;
     if (strcmp(type, "saved") == 0 && !part->saved)

@@ -14,6 +14,7 @@
 #include "common/cursor.h"
 #include "common/jsonx.h"
 #include "coord/wire_address.h"
+#include "store/store.h"
 
 #include <arpa/inet.h>
 #include <assert.h>
@@ -43,6 +44,7 @@ void vne_free(struct vne *vne)
     free(vne->hosts);
     free(vne->vms);
     free(vne->name);
+    free(vne->domain);
     free(vne);
 }
 
@@ -190,8 +192,9 @@ json_t *vne_to_json(const struct vne *vne)
         json_array_append_new(
             vms, json_pack("{s:s*,s:o}", "host", vne->vms[i].host, "config",
                            vm_config_to_json(&vne->vms[i].config)));
-    return json_pack("{s:s,s:I,s:o,s:o}", "name", vne->name, "vni",
-                     (json_int_t)vne->vni, "hosts", hosts, "vms", vms);
+    return json_pack("{s:s,s:I,s:s*,s:o,s:o}", "name", vne->name, "vni",
+                     (json_int_t)vne->vni, "domain", vne->domain, "hosts",
+                     hosts, "vms", vms);
 }
 
 static int host_from_json(const json_t *json, struct vne *vne,
@@ -281,6 +284,20 @@ static int sized_array(const json_t *json, const char *key, size_t max,
     return 0;
 }
 
+static int domain_from_json(const json_t *json, struct vne *vne,
+                            struct vn_err *err)
+{
+    const char *domain;
+
+    if (!json_object_get(json, "domain"))
+        return 0;
+    if (jsonx_string(json, "domain", &domain, err) < 0 ||
+        store_domain_check(domain, err) < 0)
+        return -1;
+    vne->domain = vn_strdup(domain);
+    return 0;
+}
+
 static int fill_from_json(const json_t *json, struct vne *vne,
                           struct vn_err *err)
 {
@@ -297,6 +314,8 @@ static int fill_from_json(const json_t *json, struct vne *vne,
     if (vne->vni == 0)
         return vn_fail(err, VN_E_FORMAT, "'vni' is 0");
     vne->name = vn_strdup(name);
+    if (domain_from_json(json, vne, err) < 0)
+        return -1;
     vne->hosts = vn_alloc(json_array_size(hosts) * sizeof(*vne->hosts));
     vne->vms = vn_alloc(json_array_size(vms) * sizeof(*vne->vms));
     json_array_foreach (hosts, i, item) {

@@ -32,6 +32,7 @@ struct vne_vm {
 struct vne {
     char *name;
     uint32_t vni;
+    char *domain; /* of its snapshots in the store; NULL: the store's own */
     struct vne_host *hosts;
     size_t host_count;
     struct vne_vm *vms;

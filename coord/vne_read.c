@@ -16,6 +16,7 @@
 #include "common/buf.h"
 #include "common/io.h"
 #include "coord/wire_address.h"
+#include "store/store.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -23,9 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOP_NAME, TOP_VNI, TOP_HOSTS, TOP_VMS };
-static const struct vne_keys top_keys = {"the file",
-                                         {"name", "vni", "hosts", "vms"}};
+enum { TOP_NAME, TOP_VNI, TOP_DOMAIN, TOP_HOSTS, TOP_VMS };
+static const struct vne_keys top_keys = {
+    "the file", {"name", "vni", "domain", "hosts", "vms"}};
 
 enum { HOST_NAME, HOST_AGENT, HOST_UNDERLAY };
 static const struct vne_keys host_keys = {"a host",
@@ -411,6 +412,15 @@ static int read_vms(struct vne_reading *r, const struct vne_node *list)
 
 /* ---- the file ----------------------------------------------------------- */
 
+static int read_domain(struct vne_reading *r, const struct vne_node *node)
+{
+    if (vne_value_text(r, node, VNE_WORD_MAX, &r->vne->domain) < 0)
+        return -1;
+    if (r->vne->domain && store_domain_check(r->vne->domain, r->err) < 0)
+        return vne_node_wrap(r->err, r->file, node);
+    return 0;
+}
+
 static int read_top(struct vne_reading *r, const struct vne_node *map)
 {
     const struct vne_node *values[VNE_KEYS_MAX];
@@ -424,6 +434,7 @@ static int read_top(struct vne_reading *r, const struct vne_node *map)
     if (!r->vne->name ||
         vne_value_number(r, values[TOP_VNI], "vni", VNE_VNI_MAX, &r->vne->vni) <
             0 ||
+        read_domain(r, values[TOP_DOMAIN]) < 0 ||
         read_hosts(r, values[TOP_HOSTS]) < 0)
         return -1;
     return read_vms(r, values[TOP_VMS]);

@@ -19,7 +19,8 @@
 
 struct archive_export_opts {
     const char *snapshot;
-    const char *since; /* leave out what is as in this one; NULL: nothing */
+    const char *since; /* leave out what is as in this one; NULL: nothing. Of
+                        * one in another domain nothing is left out */
     int fd;            /* where to; may be a pipe */
     store_progress_fn *progress; /* may be NULL */
     void *context;
@@ -34,10 +35,11 @@ int archive_export(struct store *store, const struct archive_export_opts *opts,
 #define ARCHIVE_SIZE_MAX (4ull << 40) /* what the command takes */
 
 struct archive_import_opts {
-    int fd;            /* a tar made by archive_export(): a pipe or a file */
-    const char *name;  /* commit it under this name; NULL: its own */
-    const char *since; /* what the snapshot that an incremental tar is based on
-                        * is called here; NULL: as in the tar */
+    int fd;             /* a tar made by archive_export(): a pipe or a file */
+    const char *name;   /* commit it under this name; NULL: its own */
+    const char *domain; /* put it into this one (store.h); NULL: the store's */
+    const char *since;  /* what the snapshot that an incremental tar is based on
+                         * is called here; NULL: as in the tar */
     /* Most bytes that all objects may have together, holes included: all of
      * them are hashed. 0: as many as a store takes. */
     uint64_t size_max;
@@ -56,7 +58,8 @@ struct archive_imported {
  * unknown names, sizes over the limits are refused, each at its header: nothing
  * is committed then. Pages that are as in the newest snapshot of the series, or
  * in the base of an incremental tar, are not looked up. VN_E_NOT_FOUND: that
- * base is not here; VN_E_CORRUPT: another content, or a wrong sum.
+ * base is not here; VN_E_STATE: it is in another domain; VN_E_CORRUPT: another
+ * content, or a wrong sum.
  */
 int archive_import(struct store *store, const struct archive_import_opts *opts,
                    struct archive_imported *ret,

@@ -127,14 +127,16 @@ static time_t created_time(const json_t *manifest)
     return timegm(&tm);
 }
 
-/* Has the base an object of this name and size? */
+/* Has the base an object of this name and size, whose pages can be told from
+ * the object's by their ids? */
 static bool base_object(const struct exporter *x, const char *name,
                         const struct map_root *root, struct map_root *ret)
 {
     struct vn_err none = VN_ERR_INIT;
 
     return x->base && manifest_object(x->base, name, ret, &none) == 0 &&
-           ret->size == root->size && root->size > 0;
+           ret->size == root->size && root->size > 0 &&
+           ret->domain == root->domain;
 }
 
 /*
@@ -342,9 +344,26 @@ static int export_object(struct exporter *x, const char *name,
     return 0;
 }
 
+/* The manifest without a trace of the domain, which is the store's affair: who
+ * imports it says to which of his it belongs. Caller decrefs. */
+static json_t *plain_manifest(const json_t *manifest)
+{
+    json_t *document = json_deep_copy(manifest);
+    const char *name;
+    json_t *object;
+
+    if (!document)
+        abort();
+    json_object_foreach (json_object_get(document, "objects"), name, object)
+        json_object_del(object, "domain");
+    manifest_set_domain(document, NULL);
+    json_object_set_new(document, "format", json_integer(1));
+    return document;
+}
+
 static int export_manifest(struct exporter *x, struct vn_err *err)
 {
-    vn_auto(json) json_t *document = json_copy(x->manifest);
+    vn_auto(json) json_t *document = plain_manifest(x->manifest);
     vn_auto(free) char *text = NULL;
     vn_auto(sum) EVP_MD_CTX *sum = archive_sum_new();
     size_t size;

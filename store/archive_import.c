@@ -18,6 +18,10 @@
  *
  * A failed import leaves no snapshot, at most chunks that gc collects.
  *
+ * The base must be in the domain into which the tar is imported: the tar comes
+ * from its tenant, and whether the sums in it are those of another's snapshot
+ * is not for him to know.
+ *
  * Member names are only ever compared, never used as paths. Links, devices and
  * directories are refused. libarchive's readers of other formats and its
  * filters are not registered.
@@ -200,9 +204,10 @@ int archive_import(struct store *store, const struct archive_import_opts *opts,
     };
 
     archive_locale_enter(&locale);
-    if (open_tar(&x, err) < 0 || importer_head(&x, opts->name, err) < 0)
+    if (store_domain_tag(store, opts->domain, &x.domain, err) < 0 ||
+        open_tar(&x, err) < 0 || importer_head(&x, opts->name, err) < 0)
         return -1;
-    x.writer = store_writer_open(store, err);
+    x.writer = store_writer_open_in(store, opts->domain, err);
     if (!x.writer)
         return -1;
     importer_load_parent(&x);

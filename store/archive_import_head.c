@@ -185,6 +185,11 @@ static int load_base(struct importer *x, struct vn_err *err)
                            ARCHIVE_MANIFEST, ARCHIVE_SINCE, name);
         if (manifest_object(x->base, name, &old, err) < 0)
             return vn_wrap(err, "the snapshot that this tar is based on");
+        if (old.domain != x->domain)
+            return vn_fail(err, VN_E_STATE,
+                           "snapshot '%s', which this tar is based on, is in "
+                           "another domain",
+                           text);
         if (old.size != root.size)
             return vn_fail(err, VN_E_CORRUPT,
                            "object '%s' of snapshot '%s' is not the one that "
@@ -245,6 +250,8 @@ int importer_head(struct importer *x, const char *name, struct vn_err *err)
         json_object_set_new(x->result, "name", json_string(name));
     json_object_del(x->result, "id");
     json_object_set_new(x->result, "objects", json_object());
+    json_object_set_new(x->result, "format", json_integer(1));
+    manifest_set_domain(x->result, x->opts->domain);
     return check_name_free(x->store, jsonx_string_or(x->result, "name", ""),
                            err);
 }

@@ -9,6 +9,7 @@ struct importer {
     struct store *store;
     const struct archive_import_opts *opts;
     struct store_writer *writer;
+    uint64_t domain;         /* of all that is imported */
     struct store_hold *hold; /* from before the base was loaded */
     json_t *base;            /* manifest of an incremental tar's base */
     const char *since;       /* its name in the tar */

@@ -60,7 +60,7 @@ int archive_sum_image(struct store *store, const struct map_root *root,
 
 struct archive_runs;
 /*
- * Where `image` differs from `base`, of the same store and size, page by page.
+ * Where `image` differs from `base`, of the same domain and size, page by page.
  * Ranges that are zero in both are never among them.
  */
 int archive_runs_between(struct image_reader *image, struct image_reader *base,

@@ -3,10 +3,10 @@
 /*
  * What an incremental tar needs to know of its base.
  *
- * Within one store equal ids are equal pages, so two images are compared by the
- * leaves of their maps, 16 KiB for 2 MiB, without reading a page. Between
- * stores ids say nothing - each store has a key of its own - so the base is
- * named by the sums of its objects.
+ * Within one domain of a store equal ids are equal pages, so two images are
+ * compared by the leaves of their maps, 16 KiB for 2 MiB, without reading a
+ * page. Between stores ids say nothing - each store has a key of its own - so
+ * the base is named by the sums of its objects.
  */
 
 #include "store/store_internal.h"

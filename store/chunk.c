@@ -65,23 +65,43 @@ int chunk_check_place(const struct chunk_place *place, enum chunk_kind kind,
 }
 
 /* Hash content of any kind and compare the short id. */
-static int check_content(const struct store *store, enum chunk_kind kind,
-                         const struct chunk_id *id, const uint8_t *data,
-                         size_t size, struct vn_err *err)
+static bool has_id(const struct ident *ident, enum chunk_kind kind,
+                   const struct chunk_id *id, const uint8_t *data, size_t size)
 {
     struct ident_full full;
     struct chunk_id found;
 
-    ident_chunk(&store->ident, kind, data, size, &full);
+    ident_chunk(ident, kind, data, size, &full);
     found = ident_short(&full);
-    if (chunk_id_compare(&found, id) != 0)
-        return vn_fail(err, VN_E_CORRUPT, "its content does not match its id");
-    return 0;
+    return chunk_id_compare(&found, id) == 0;
+}
+
+static int check_content(struct store *store, enum chunk_kind kind,
+                         const struct chunk_id *id, uint64_t pack_id,
+                         const uint8_t *data, size_t size, uint64_t *ret_domain,
+                         struct vn_err *err)
+{
+    uint64_t domains[DOMAIN_GUESSES_MAX] = {0};
+    size_t count =
+        kind == CHUNK_PAGE ? domain_guess(store, pack_id, domains) : 1;
+
+    for (size_t i = 0; i < count; i++) {
+        struct ident ident;
+
+        ident_in_domain(&store->ident, domains[i], &ident);
+        if (!has_id(&ident, kind, id, data, size))
+            continue;
+        if (ret_domain)
+            *ret_domain = domains[i];
+        return 0;
+    }
+    return vn_fail(err, VN_E_CORRUPT, "its content does not match its id");
 }
 
 int chunk_read_at(struct store *store, enum chunk_kind kind,
                   const struct chunk_id *id, const struct chunk_place *place,
-                  uint8_t *out, size_t *ret_size, struct vn_err *err)
+                  uint8_t *out, size_t *ret_size, uint64_t *ret_domain,
+                  struct vn_err *err)
 {
     vn_auto(free) uint8_t *stored = NULL;
     size_t size;
@@ -93,7 +113,8 @@ int chunk_read_at(struct store *store, enum chunk_kind kind,
                     place->stored_size, err) < 0 ||
         pack_decode(kind, place->codec, stored, place->stored_size, out, &size,
                     err) < 0 ||
-        check_content(store, kind, id, out, size, err) < 0)
+        check_content(store, kind, id, place->pack_id, out, size, ret_domain,
+                      err) < 0)
         return -1;
     *ret_size = size;
     return 0;
@@ -111,7 +132,8 @@ int chunk_read(struct store *store, enum chunk_kind kind,
             return -1;
         if (place.stored_size == 0)
             return chunk_fail_unknown(id, err);
-        if (chunk_read_at(store, kind, id, &place, out, ret_size, err) == 0)
+        if (chunk_read_at(store, kind, id, &place, out, ret_size, NULL, err) ==
+            0)
             return 0;
     } while (chunk_pack_has_gone(++tries, err));
     return chunk_name(id, &place, err);
@@ -133,7 +155,7 @@ int chunk_read_node(struct store *store, const struct chunk_id *id,
     return vn_wrap(err, "chunk %s", hex);
 }
 
-int chunk_check(const struct store *store, const struct pack_entry *entry,
+int chunk_check(const struct ident *ident, const struct pack_entry *entry,
                 const uint8_t *stored, uint8_t *out, struct vn_err *err)
 {
     struct ident_full full;
@@ -146,7 +168,7 @@ int chunk_check(const struct store *store, const struct pack_entry *entry,
         return vn_fail(err, VN_E_CORRUPT,
                        "it has %zu bytes, the directory says %u", size,
                        entry->raw_size);
-    ident_chunk(&store->ident, (enum chunk_kind)entry->kind, out, size, &full);
+    ident_chunk(ident, (enum chunk_kind)entry->kind, out, size, &full);
     if (memcmp(full.bytes, entry->id.bytes, IDENT_FULL_SIZE) != 0)
         return vn_fail(err, VN_E_CORRUPT, "its content does not match its id");
     return 0;

@@ -115,7 +115,7 @@ static size_t find_run(const struct fetch *fetches, size_t count,
 /* ---- checking ---------------------------------------------------------- */
 
 /* Hold pages, at most IDENT_BATCH, against their ids. */
-static int check_ids(const struct store *store,
+static int check_ids(const struct ident *ident,
                      const struct fetch *const *fetches, size_t count,
                      struct vn_err *err)
 {
@@ -126,7 +126,7 @@ static int check_ids(const struct store *store,
         return 0;
     for (size_t i = 0; i < count; i++)
         pages[i] = fetches[i]->want->out;
-    ident_pages(&store->ident, pages, count, full);
+    ident_pages(ident, pages, count, full);
     for (size_t i = 0; i < count; i++) {
         struct chunk_id id = ident_short(&full[i]);
 
@@ -138,14 +138,14 @@ static int check_ids(const struct store *store,
     return 0;
 }
 
-static bool has_fingerprint(const struct store *store,
+static bool has_fingerprint(const struct ident *ident,
                             const struct fetch *fetch)
 {
     struct fingerprint print;
 
     if (!fetch->print)
         return false;
-    ident_fingerprint(&store->ident, fetch->want->out, &print);
+    ident_fingerprint(ident, fetch->want->out, &print);
     return memcmp(&print, fetch->print, sizeof(print)) == 0;
 }
 
@@ -166,7 +166,7 @@ static int decode(const struct fetch *fetch, const uint8_t *stored,
 }
 
 /* Decode and check what was read from fetches[0].place.offset on. */
-static int take_run(const struct store *store, const struct fetch *fetches,
+static int take_run(const struct ident *ident, const struct fetch *fetches,
                     size_t count, const uint8_t *data, struct vn_err *err)
 {
     const struct fetch *unsure[IDENT_BATCH];
@@ -177,21 +177,22 @@ static int take_run(const struct store *store, const struct fetch *fetches,
 
         if (decode(&fetches[i], data + at, err) < 0)
             return -1;
-        if (has_fingerprint(store, &fetches[i]))
+        if (has_fingerprint(ident, &fetches[i]))
             continue;
         unsure[n++] = &fetches[i];
         if (n < IDENT_BATCH)
             continue;
-        if (check_ids(store, unsure, n, err) < 0)
+        if (check_ids(ident, unsure, n, err) < 0)
             return -1;
         n = 0;
     }
-    return check_ids(store, unsure, n, err);
+    return check_ids(ident, unsure, n, err);
 }
 
 /* ---- reading ----------------------------------------------------------- */
 
-static int read_pages(struct store *store, const struct chunk_want *wants,
+static int read_pages(struct store *store, const struct ident *ident,
+                      const struct chunk_want *wants,
                       const struct fingerprint *const *prints, size_t count,
                       const struct chunk_place *places, struct vn_err *err)
 {
@@ -214,13 +215,14 @@ static int read_pages(struct store *store, const struct chunk_want *wants,
         if (engine_read(store->engine, first->place.pack_id,
                         first->place.offset, data, size, err) < 0)
             return chunk_name(&first->want->id, &first->place, err);
-        if (take_run(store, first, n, data, err) < 0)
+        if (take_run(ident, first, n, data, err) < 0)
             return -1;
     }
     return 0;
 }
 
-int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
+int chunk_read_leaf_pages(struct store *store, const struct ident *ident,
+                          const struct chunk_want *wants,
                           const struct fingerprint *const *prints,
                           const struct chunk_place *places, size_t count,
                           struct vn_err *err)
@@ -231,10 +233,11 @@ int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
     if (count == 0)
         return 0;
     do {
-        if (places && read_pages(store, wants, prints, count, places, err) == 0)
+        if (places &&
+            read_pages(store, ident, wants, prints, count, places, err) == 0)
             return 0;
         if (!places && find_places(store, wants, count, found, err) == 0 &&
-            read_pages(store, wants, prints, count, found, err) == 0)
+            read_pages(store, ident, wants, prints, count, found, err) == 0)
             return 0;
         places = NULL; /* they may be out of date */
     } while (chunk_pack_has_gone(++tries, err));
@@ -243,8 +246,9 @@ int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
     return -1;
 }
 
-int chunk_read_pages(struct store *store, const struct chunk_want *wants,
-                     size_t count, struct vn_err *err)
+int chunk_read_pages(struct store *store, const struct ident *ident,
+                     const struct chunk_want *wants, size_t count,
+                     struct vn_err *err)
 {
-    return chunk_read_leaf_pages(store, wants, NULL, NULL, count, err);
+    return chunk_read_leaf_pages(store, ident, wants, NULL, NULL, count, err);
 }

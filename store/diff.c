@@ -7,6 +7,11 @@
  * both trees side by side: one changed page of two images of any size costs
  * the nodes above it, twice the height plus one. No page is read.
  *
+ * In two domains equal pages have different ids. Then all leaves of both are
+ * read, and their fingerprints compared, under the store's secret: whoever
+ * knows that can make two pages look equal here, and harms nobody, as no page
+ * is taken from one image in place of the other's because of this.
+ *
  * Trees of unequal height are held together at page 0: a lower tree is what
  * the first child, of the first child, ... of a root as high as the other's
  * would be, and everything beside it is zeros. So an image that grew is
@@ -21,6 +26,7 @@
  * their runs, not their reads.
  */
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -77,6 +83,18 @@ static int load(struct map_diff *d, unsigned which, const struct side *side,
     return 0;
 }
 
+/* What a page of a leaf is compared by. */
+static struct chunk_id page_of(const struct map_diff *d,
+                               const struct map_node *leaf, unsigned i)
+{
+    struct chunk_id print;
+
+    static_assert(sizeof(print) == sizeof(leaf->fingerprints[i]),
+                  "a fingerprint is as wide as an id");
+    memcpy(&print, &leaf->fingerprints[i], sizeof(print));
+    return d->by_print && !chunk_id_is_zero(&print) ? print : leaf->ids[i];
+}
+
 /* What stands at place i below a side that was loaded. */
 static struct side child(const struct map_diff *d, unsigned which,
                          const struct side *side, unsigned height, unsigned i)
@@ -87,8 +105,10 @@ static struct side child(const struct map_diff *d, unsigned which,
         return zero;
     if (side->height < height)
         return i == 0 ? *side : zero;
+    if (height == 0)
+        return (struct side){.id = page_of(d, d->nodes[which][0], i)};
     return (struct side){.id = d->nodes[which][height]->ids[i],
-                         .height = height ? height - 1 : 0};
+                         .height = height - 1};
 }
 
 static int diff_leaves(struct map_diff *d, const struct side *a,
@@ -167,6 +187,7 @@ int map_diff(struct map_diff *d, const struct map_root *a,
     d->size[0] = map_page_count(a->size);
     d->size[1] = map_page_count(b->size);
     d->end = a->size > b->size ? a->size : b->size;
+    d->by_print = a->domain != b->domain;
     result = diff_nodes(d, &x, &y, x.height > y.height ? x.height : y.height, 0,
                         err);
     if (result == 0)

@@ -14,6 +14,7 @@ struct map_diff {
     /* The rest is map_diff()'s own. */
     uint64_t size[2];     /* of the images, in pages */
     uint64_t end;         /* of the larger image, in bytes */
+    bool by_print;        /* of two domains: ids do not compare */
     uint64_t first, next; /* a run of pages not yet told */
     struct map_node *nodes[2][MAP_HEIGHTS_MAX];
     struct chunk_id loaded[2][MAP_HEIGHTS_MAX]; /* what is in nodes */

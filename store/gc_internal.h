@@ -17,6 +17,7 @@ struct gc_pack {
     uint32_t rows;      /* chunks that the index places in it */
     uint32_t live;      /* of these, needed */
     uint32_t condemned; /* epoch, or 0 */
+    uint64_t domain;    /* of its pages; only known if `rewrite` */
     bool fixed;         /* has manifests or tombstones: is never rewritten */
     bool plain;         /* has live chunks that are not zstd */
     bool rewrite;       /* its live chunks are to be moved */

@@ -19,9 +19,13 @@
  * Recompression: a chunk is decoded and held against its id first, so that
  * damage keeps the checksums that show it, and what zstd made is decoded and
  * compared, since it takes the place of the only copy. The smaller form stays.
- * A pack on whose chunks zstd was tried has version 2, whatever came of it:
- * that is how the next gc knows. So chunks of packs of version 1 and 2 do not
- * go into one new pack unless they are compressed on the way.
+ * A pack on whose chunks zstd was tried has a version that says so, whatever
+ * came of it: that is how the next gc knows. So chunks of packs where it was
+ * tried and of others do not go into one new pack unless they are compressed on
+ * the way.
+ *
+ * Domains: a new pack has pages of one only, so packs are taken domain by
+ * domain, lest tenants who write in turn get a new pack for each old one.
  *
  * Packs with manifests or tombstones are never rewritten: the numbers of their
  * packs have a meaning (tombstone.c).
@@ -39,15 +43,18 @@
 struct rewrite {
     struct gc *gc;
     struct pack_builder *builder;
+    struct ident ident;       /* in the builder's domain */
     struct codec_zstd *codec; /* NULL: chunks stay as they are */
     struct index_move *moves;
     size_t move_count;
     size_t move_capacity;
     size_t durable; /* of these, the first are in packs that were put */
-    struct index_pack *packs; /* that were put and are not in the index */
+    struct index_pack *made; /* packs that were put and are not in the index */
+    size_t made_count;
+    size_t made_capacity;
+    struct gc_pack **packs; /* to be rewritten, by domain, then by number */
     size_t pack_count;
-    size_t pack_capacity;
-    size_t first; /* first pack that is not wholly in entered packs */
+    size_t first; /* first of these that is not wholly in entered packs */
 };
 
 /* ---- writing ---------------------------------------------------------- */
@@ -80,13 +87,13 @@ static void add_move(struct rewrite *r, uint64_t pack_id,
 
 static void add_pack(struct rewrite *r, const struct index_pack *pack)
 {
-    if (r->pack_count == r->pack_capacity) {
-        r->pack_capacity = r->pack_capacity ? 2 * r->pack_capacity : 64;
-        r->packs = realloc(r->packs, r->pack_capacity * sizeof(*r->packs));
-        if (!r->packs)
+    if (r->made_count == r->made_capacity) {
+        r->made_capacity = r->made_capacity ? 2 * r->made_capacity : 64;
+        r->made = realloc(r->made, r->made_capacity * sizeof(*r->made));
+        if (!r->made)
             abort();
     }
-    r->packs[r->pack_count++] = *pack;
+    r->made[r->made_count++] = *pack;
 }
 
 /* Write the copies in the builder. */
@@ -122,16 +129,16 @@ static void sort_moves(const struct rewrite *r, struct index_move *sorted)
 
 static void abandon_packs(struct rewrite *r)
 {
-    for (size_t i = 0; i < r->pack_count; i++)
-        store_abandon_pack(r->gc->store, r->packs[i].id);
-    r->pack_count = 0;
+    for (size_t i = 0; i < r->made_count; i++)
+        store_abandon_pack(r->gc->store, r->made[i].id);
+    r->made_count = 0;
 }
 
 /* Packs before the `end`th are wholly in packs that were entered. */
 static void note_emptied(struct rewrite *r, size_t end)
 {
     for (; r->first < end; r->first++) {
-        struct gc_pack *pack = &r->gc->packs[r->first];
+        struct gc_pack *pack = r->packs[r->first];
 
         if (!pack->rewrite)
             continue;
@@ -152,14 +159,14 @@ static int enter(struct rewrite *r, size_t end, struct vn_err *err)
     if (r->move_count > 0) {
         sorted = vn_alloc(r->move_count * sizeof(*sorted));
         sort_moves(r, sorted);
-        if (index_move(r->gc->store->index, r->packs, r->pack_count, sorted,
+        if (index_move(r->gc->store->index, r->made, r->made_count, sorted,
                        r->move_count, err) < 0)
             return -1;
     }
-    r->gc->counts.packs_new += r->pack_count;
-    for (size_t i = 0; i < r->pack_count; i++)
-        r->gc->counts.bytes_written += r->packs[i].size;
-    r->pack_count = 0;
+    r->gc->counts.packs_new += r->made_count;
+    for (size_t i = 0; i < r->made_count; i++)
+        r->gc->counts.bytes_written += r->made[i].size;
+    r->made_count = 0;
     r->move_count = 0;
     r->durable = 0;
     note_emptied(r, end);
@@ -245,10 +252,10 @@ static int copy_entry(struct rewrite *r, const struct pack *parsed,
     struct vn_err why = VN_ERR_INIT;
     struct pack_entry to;
 
-    if (!r->codec || parsed->version >= PACK_VERSION_ZSTD) {
+    if (!r->codec || pack_version_has_zstd(parsed->version)) {
         if (pack_builder_copy(r->builder, from, stored, &to, err) < 0)
             return -1;
-    } else if (chunk_check(r->gc->store, from, stored, raw, &why) < 0) {
+    } else if (chunk_check(&r->ident, from, stored, raw, &why) < 0) {
         return 1;
     } else if (pack_builder_recode(r->builder, r->codec, from, stored, raw, &to,
                                    err) < 0) {
@@ -259,14 +266,28 @@ static int copy_entry(struct rewrite *r, const struct pack *parsed,
     return 0;
 }
 
+/* Begin another pack if what comes may not be with what is in the open one. */
+static int separate(struct rewrite *r, const struct pack *parsed, bool zstd,
+                    struct vn_err *err)
+{
+    if (zstd == pack_builder_has_zstd(r->builder) &&
+        parsed->domain == r->ident.domain)
+        return 0;
+    if (put_pack(r, err) < 0)
+        return -1;
+    pack_builder_set_domain(r->builder, parsed->domain);
+    ident_in_domain(&r->gc->store->ident, parsed->domain, &r->ident);
+    return 0;
+}
+
 /* 1: one of them is damaged; those before it may have been copied. */
 static int copy_entries(struct rewrite *r, size_t number,
                         const struct pack *parsed, const bool *keep,
                         const uint8_t *data, struct vn_err *err)
 {
-    unsigned version = r->codec ? PACK_VERSION_ZSTD : parsed->version;
+    bool zstd = r->codec || pack_version_has_zstd(parsed->version);
 
-    if (version != pack_builder_version(r->builder) && put_pack(r, err) < 0)
+    if (separate(r, parsed, zstd, err) < 0)
         return -1;
     for (uint32_t i = 0; i < parsed->count; i++) {
         const struct pack_entry *from = &parsed->entries[i];
@@ -279,7 +300,8 @@ static int copy_entries(struct rewrite *r, size_t number,
             return -1;
         if (r->durable >= MOVES_MAX && enter(r, number, err) < 0)
             return -1;
-        pack_builder_raise_version(r->builder, version);
+        if (zstd)
+            pack_builder_set_zstd(r->builder);
         result = copy_entry(r, parsed, from, data + from->offset, err);
         if (result != 0)
             return result;
@@ -289,7 +311,7 @@ static int copy_entries(struct rewrite *r, size_t number,
 
 static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
 {
-    struct gc_pack *pack = &r->gc->packs[number];
+    struct gc_pack *pack = r->packs[number];
     vn_auto(free) uint8_t *data = NULL;
     vn_auto(free) bool *keep = NULL;
     struct pack parsed;
@@ -320,13 +342,32 @@ static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
 }
 
 /* While one pack is worked on the next one is read. */
-static void prefetch_next(const struct gc *gc, size_t i)
+static void prefetch(const struct rewrite *r, size_t i)
 {
-    while (i < gc->pack_count && !gc->packs[i].rewrite)
-        i++;
-    if (i < gc->pack_count)
-        engine_prefetch(gc->store->engine, gc->packs[i].id, 0,
-                        gc->packs[i].size);
+    if (i < r->pack_count)
+        engine_prefetch(r->gc->store->engine, r->packs[i]->id, 0,
+                        r->packs[i]->size);
+}
+
+static int by_domain(const void *a, const void *b)
+{
+    const struct gc_pack *x = *(struct gc_pack *const *)a;
+    const struct gc_pack *y = *(struct gc_pack *const *)b;
+
+    if (x->domain != y->domain)
+        return x->domain < y->domain ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void choose_order(struct rewrite *r)
+{
+    struct gc *gc = r->gc;
+
+    r->packs = vn_alloc((gc->pack_count + 1) * sizeof(struct gc_pack *));
+    for (size_t i = 0; i < gc->pack_count; i++)
+        if (gc->packs[i].rewrite)
+            r->packs[r->pack_count++] = &gc->packs[i];
+    qsort(r->packs, r->pack_count, sizeof(struct gc_pack *), by_domain);
 }
 
 static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
@@ -336,13 +377,11 @@ static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
     uint64_t bytes = 0;
     size_t i;
 
-    for (i = 0; i < gc->pack_count && bytes < batch_bytes; i++) {
-        if (!gc->packs[i].rewrite)
-            continue;
-        prefetch_next(gc, i + 1);
+    for (i = 0; i < r->pack_count && bytes < batch_bytes; i++) {
+        prefetch(r, i + 1);
         if (rewrite_pack(r, i, err) < 0)
             return -1;
-        bytes += gc->packs[i].size;
+        bytes += r->packs[i]->size;
         gc_progress(gc, 600, 900, ++gc->rewrite_done, gc->rewrite_total);
     }
     return enter(r, i, err);
@@ -350,17 +389,19 @@ static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
 
 int gc_rewrite(struct gc *gc, uint64_t batch_bytes, struct vn_err *err)
 {
-    struct rewrite r = {.gc = gc};
+    struct rewrite r = {.gc = gc, .ident = gc->store->ident};
     int result;
 
     if (gc->opts->recompress_level > 0)
         r.codec = codec_zstd_new(gc->opts->recompress_level);
     r.builder = pack_builder_new(gc->store->config.store_id);
+    choose_order(&r);
     result = rewrite_batch(&r, batch_bytes, err);
     abandon_packs(&r); /* those that are not entered, after a failure */
     codec_zstd_free(r.codec);
     pack_builder_free(r.builder);
     free(r.moves);
+    free(r.made);
     free(r.packs);
     return result < 0 ? vn_wrap(err, "rewriting packs") : 0;
 }

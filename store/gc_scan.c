@@ -253,17 +253,27 @@ static void scan_chunk(struct gc *gc, const struct index_chunk *chunk)
     pack->live_bytes += chunk->place.stored_size;
 }
 
-/* Was zstd never tried on its chunks? The pack's version tells. One that cannot
- * be read is for verify. */
-static bool wants_zstd(struct gc *gc, const struct gc_pack *pack)
+/* May it be that zstd was not tried on its chunks? */
+static bool may_want_zstd(const struct gc *gc, const struct gc_pack *pack)
+{
+    return gc->opts->recompress_level > 0 && pack->plain && !pack->fixed;
+}
+
+/* A pack that is mostly dead, or that is to be recompressed: its header tells
+ * the domain, and whether zstd was tried. One that cannot be read is for
+ * verify. */
+static void read_header(struct gc *gc, struct gc_pack *pack)
 {
     uint8_t header[PACK_HEADER_SIZE];
     struct vn_err why = VN_ERR_INIT;
+    unsigned version = 0;
 
-    return gc->opts->recompress_level > 0 && pack->plain && !pack->fixed &&
-           engine_read(gc->store->engine, pack->id, 0, header, sizeof(header),
-                       &why) == 0 &&
-           pack_header_version(header) == PACK_VERSION;
+    if (engine_read(gc->store->engine, pack->id, 0, header, sizeof(header),
+                    &why) == 0)
+        version = pack_header_version(header, &pack->domain);
+    pack->rewrite |=
+        may_want_zstd(gc, pack) &&
+        (version == PACK_VERSION || version == PACK_VERSION_DOMAIN);
 }
 
 static void choose(struct gc *gc)
@@ -282,8 +292,8 @@ static void choose(struct gc *gc)
                  pack->live_bytes * 100 <=
                      content * (100 - gc->opts->threshold_percent))
             pack->rewrite = true;
-        else
-            pack->rewrite = wants_zstd(gc, pack);
+        if (pack->rewrite || (pack->live > 0 && may_want_zstd(gc, pack)))
+            read_header(gc, pack);
         gc->rewrite_total += pack->rewrite;
     }
 }

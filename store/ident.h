@@ -12,7 +12,9 @@
  *                  nothing else: who learns the secret can forge it.
  *
  * Every kind of chunk is hashed with a key of its own, so that bytes which a
- * guest controls can never pass as a node of a map or as a manifest.
+ * guest controls can never pass as a node of a map or as a manifest. Pages
+ * have a key for each domain (domain.c), so that one content has another id
+ * in each.
  */
 
 #include "store/store.h"
@@ -44,15 +46,25 @@ struct fingerprint {
 
 struct ident {
     enum store_identity identity;
+    uint64_t domain;                /* whose pages: its tag; 0: the store's */
+    uint8_t master[IDENT_KEY_SIZE]; /* from which the others come */
     uint8_t keys[CHUNK_KINDS][IDENT_KEY_SIZE]; /* keys[0] is not used */
     uint32_t page_key_words[8];
     uint8_t secret[IDENT_SECRET_SIZE];
 };
 
-/* Derive the keys of all kinds from a store's master key. */
+/* Derive the keys of all kinds from a store's master key; domain 0. */
 void ident_init(struct ident *ident, enum store_identity identity,
                 const uint8_t key[IDENT_KEY_SIZE],
                 const uint8_t secret[IDENT_SECRET_SIZE]);
+
+/* The tag of a domain of that name, which was checked; never 0. */
+uint64_t ident_domain_tag(const struct ident *ident, const char *name);
+
+/* The same hashes, those of pages in the domain of that tag. All but the ids
+ * of pages stays as it is. */
+void ident_in_domain(const struct ident *ident, uint64_t domain,
+                     struct ident *ret);
 
 /* The ids of any number of pages of 4096 bytes, 16 at a time. */
 void ident_pages(const struct ident *ident, const uint8_t *const *pages,

@@ -105,7 +105,7 @@ static void hash_pages(struct intake *in)
 {
     struct batch *batch = &in->batch;
 
-    ident_pages(&in->image->store->ident, batch->data + batch->hashed,
+    ident_pages(in->image->ident, batch->data + batch->hashed,
                 batch->count - batch->hashed, batch->ids + batch->hashed);
     batch->hashed = batch->count;
 }

@@ -41,6 +41,7 @@ struct image_reader *image_reader_open(struct store *store,
     pthread_mutex_init(&image->lock, NULL);
     image->store = store;
     image->root = *root;
+    ident_in_domain(&store->ident, root->domain, &image->ident);
     image->height = map_height(root->size);
     if (read_node(image, image->height, 0, &node, err) < 0) {
         vn_wrap(err, "opening an image");
@@ -188,8 +189,8 @@ int image_reader_fetch(struct image_reader *image, const struct map_node *leaf,
             memset(to, 0, STORE_PAGE_SIZE);
         }
     }
-    return chunk_read_leaf_pages(image->store, wants, prints, part->places, n,
-                                 err);
+    return chunk_read_leaf_pages(image->store, &image->ident, wants, prints,
+                                 part->places, n, err);
 }
 
 /* Read whole pages of one leaf. */

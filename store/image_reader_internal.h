@@ -42,7 +42,8 @@ struct reader_space {
 struct image_reader {
     struct store *store;
     struct map_root root;
-    unsigned height; /* of the root */
+    struct ident ident; /* in the root's domain */
+    unsigned height;    /* of the root */
     struct cached *cache[CACHE_SIZE];
 
     pthread_mutex_t lock; /* guards the list, and while tasks run the cache */

@@ -52,6 +52,7 @@ struct image_writer *image_writer_open(struct store_writer *writer,
     image = vn_alloc(sizeof(*image));
     image->writer = writer;
     image->store = store_writer_store(writer);
+    image->ident = store_writer_ident(writer);
     image->size = size;
     image->leaf_count = map_node_count(size, 0);
     pthread_mutex_init(&image->lock, NULL);
@@ -61,8 +62,10 @@ struct image_writer *image_writer_open(struct store_writer *writer,
         return vn_fail_ptr(err, VN_E_LIMIT,
                            "no memory for an image of %llu bytes",
                            (unsigned long long)size);
-    /* What gc may have taken parts of is as good as no parent. */
-    if (parent && store_hold_covers(store_writer_hold(writer), parent)) {
+    /* What gc may have taken parts of is as good as no parent, and what another
+     * domain has is not looked at. */
+    if (parent && parent->domain == image->ident->domain &&
+        store_hold_covers(store_writer_hold(writer), parent)) {
         image->parent = image_reader_open(image->store, parent, &ignored);
         image->parent_pages = map_page_count(parent->size);
     }
@@ -282,7 +285,8 @@ int image_writer_put_from(struct image_writer *image, uint64_t offset,
 int image_writer_finish(struct image_writer *image, struct map_root *ret,
                         struct vn_err *err)
 {
-    struct map_root root = {.size = image->size};
+    struct map_root root = {.size = image->size,
+                            .domain = image->ident->domain};
 
     if (check_usable(image, err) < 0)
         return -1;

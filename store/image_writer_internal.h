@@ -74,6 +74,7 @@ void intake_report(struct intake *in);
 struct image_writer {
     struct store_writer *writer;
     struct store *store;
+    const struct ident *ident; /* the writer's */
     uint64_t size;
     uint64_t leaf_count;
     struct leaf **leaves;        /* leaf_count, NULL: all zeros so far */

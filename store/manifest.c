@@ -17,15 +17,19 @@
  */
 
 #include "common/clock.h"
+#include "common/cursor.h"
 #include "common/io.h"
 #include "common/jsonx.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MANIFEST_FORMAT 1u
-#define OBJECT_NAME_MAX 1024u /* bytes */
-#define KIND_MAX        32u
+/* Format 2 is that of incremental tars (archive.c); none is in a store. */
+#define MANIFEST_FORMAT        1u
+#define MANIFEST_FORMAT_DOMAIN 3u
+#define OBJECT_NAME_MAX        1024u /* bytes */
+#define KIND_MAX               32u
 
 /* ---- names ------------------------------------------------------------ */
 
@@ -166,10 +170,35 @@ void manifest_add(json_t *manifest, const char *object,
     json_t *entry = json_object();
     char hex[2 * STORE_ID_SIZE + 1];
 
+    if (root->domain) {
+        snprintf(hex, sizeof(hex), "%016" PRIx64, root->domain);
+        json_object_set_new(entry, "domain", json_string(hex));
+    }
     io_hex(root->root.bytes, sizeof(root->root.bytes), hex);
     json_object_set_new(entry, "root", json_string(hex));
     json_object_set_new(entry, "size", jsonx_int(root->size));
     json_object_set_new(json_object_get(manifest, "objects"), object, entry);
+}
+
+static int parse_domain(const json_t *object, uint64_t *ret, struct vn_err *err)
+{
+    uint8_t bytes[8];
+    struct cursor c = cursor_of(bytes, sizeof(bytes));
+    const char *hex;
+    uint64_t domain;
+
+    if (!json_object_get(object, "domain")) {
+        *ret = 0;
+        return 0;
+    }
+    if (jsonx_string(object, "domain", &hex, err) < 0 ||
+        io_unhex(hex, bytes, sizeof(bytes), err) < 0)
+        return -1;
+    domain = cursor_be64(&c);
+    if (domain == 0)
+        return vn_fail(err, VN_E_FORMAT, "its domain is 0");
+    *ret = domain;
+    return 0;
 }
 
 int manifest_parse_root(const json_t *object, struct map_root *ret,
@@ -180,7 +209,8 @@ int manifest_parse_root(const json_t *object, struct map_root *ret,
 
     if (jsonx_string(object, "root", &hex, err) < 0 ||
         io_unhex(hex, root.root.bytes, sizeof(root.root.bytes), err) < 0 ||
-        jsonx_u64(object, "size", &root.size, err) < 0)
+        jsonx_u64(object, "size", &root.size, err) < 0 ||
+        parse_domain(object, &root.domain, err) < 0)
         return -1;
     if (root.size > STORE_OBJECT_MAX)
         return vn_fail(err, VN_E_LIMIT, "its size is %llu, over %llu",
@@ -257,7 +287,7 @@ uint64_t manifest_bytes(const json_t *manifest)
 
 /* ---- the whole -------------------------------------------------------- */
 
-static int check_objects(json_t *objects, struct vn_err *err)
+static int check_objects(json_t *objects, uint64_t format, struct vn_err *err)
 {
     struct map_root root;
     const char *name;
@@ -271,8 +301,29 @@ static int check_objects(json_t *objects, struct vn_err *err)
             return -1;
         if (manifest_parse_root(entry, &root, err) < 0)
             return vn_wrap(err, "object '%.200s'", name);
+        if (root.domain && format != MANIFEST_FORMAT_DOMAIN)
+            return vn_fail(err, VN_E_FORMAT,
+                           "object '%.200s' is of a domain, which format %llu "
+                           "does not know",
+                           name, (unsigned long long)format);
     }
     return 0;
+}
+
+void manifest_set_format(json_t *manifest)
+{
+    json_t *objects = json_object_get(manifest, "objects");
+    json_t *format = json_object_get(manifest, "format");
+    const char *name;
+    json_t *entry;
+
+    json_object_foreach (objects, name, entry)
+        if (json_object_get(entry, "domain") &&
+            json_integer_value(format) == MANIFEST_FORMAT) {
+            json_object_set_new(manifest, "format",
+                                json_integer(MANIFEST_FORMAT_DOMAIN));
+            return;
+        }
 }
 
 static int check_members(const json_t *manifest, struct vn_err *err)
@@ -286,11 +337,12 @@ static int check_members(const json_t *manifest, struct vn_err *err)
 
     if (jsonx_u64(manifest, "format", &format, err) < 0)
         return -1;
-    if (format != MANIFEST_FORMAT)
+    if (format != MANIFEST_FORMAT && format != MANIFEST_FORMAT_DOMAIN)
         return vn_fail(err, VN_E_VERSION,
                        "the manifest has format %llu, this program knows "
-                       "format %u",
-                       (unsigned long long)format, MANIFEST_FORMAT);
+                       "formats %u and %u",
+                       (unsigned long long)format, MANIFEST_FORMAT,
+                       MANIFEST_FORMAT_DOMAIN);
     if (jsonx_string(manifest, "name", &name, err) < 0 ||
         check_name(name, err) < 0 ||
         jsonx_string(manifest, "kind", &kind, err) < 0 ||
@@ -303,7 +355,7 @@ static int check_members(const json_t *manifest, struct vn_err *err)
                        KIND_MAX);
     if (strlen(created) > 31)
         return vn_fail(err, VN_E_FORMAT, "'created' is not a time");
-    return check_objects(objects, err);
+    return check_objects(objects, format, err);
 }
 
 int manifest_check(const json_t *manifest, struct vn_err *err)

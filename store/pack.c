@@ -4,9 +4,10 @@
  * Packs: building and parsing, in memory.
  *
  *     header     magic "VNSTPACK", u32 version, u32 0, store id[16],
- *                u64 pack id, u64 0, check[16] of the 48 bytes before
+ *                u64 pack id, u64 domain, check[16] of the 48 bytes before
  *     chunks     one after the other, without gaps
- *     directory  an entry a chunk, in the order of the chunks
+ *     directory  an entry a chunk, in the order of the chunks; u64 domain, if
+ *                that is not 0
  *     footer     magic "VNSTPEND", u32 version, u32 chunk count,
  *                u64 directory offset, u64 pack id, check of the chunks,
  *                check of the directory, check of the 64 bytes before
@@ -18,6 +19,9 @@
  * Why the directory is at the end: a pack is then written in one pass by an
  * engine that only knows "put an object". Why it is in the pack at all: the
  * index can be rebuilt from packs alone, with full 32-byte ids.
+ *
+ * Why the domain is there twice: without it no page can be held against its id.
+ * The header goes with the first sector, the directory is what all needs.
  *
  * Limits: offsets are 32 bits and a pack is at most 64 MiB, which leaves room
  * for the largest manifest (32 MiB) beside a full pack of pages.
@@ -44,7 +48,8 @@ static const char footer_magic[8] = "VNSTPEND";
 
 struct pack_builder {
     uint8_t store_id[16];
-    unsigned version;
+    uint64_t domain;
+    bool has_zstd;
     uint8_t *data; /* PACK_ALIGN aligned; header space, then chunks */
     size_t size;
     size_t capacity;
@@ -58,7 +63,6 @@ struct pack_builder *pack_builder_new(const uint8_t store_id[16])
     memcpy(b->store_id, store_id, sizeof(b->store_id));
     buf_init(&b->directory, PACK_SIZE_MAX);
     b->size = PACK_HEADER_SIZE;
-    b->version = PACK_VERSION;
     return b;
 }
 
@@ -74,19 +78,47 @@ void pack_builder_free(struct pack_builder *b)
 void pack_builder_reset(struct pack_builder *b)
 {
     b->size = PACK_HEADER_SIZE;
-    b->version = PACK_VERSION;
+    b->has_zstd = false;
     b->directory.size = 0;
 }
 
-unsigned pack_builder_version(const struct pack_builder *b)
+void pack_builder_set_domain(struct pack_builder *b, uint64_t domain)
 {
-    return b->version;
+    assert(pack_builder_count(b) == 0);
+    b->domain = domain;
 }
 
-void pack_builder_raise_version(struct pack_builder *b, unsigned version)
+uint64_t pack_builder_domain(const struct pack_builder *b)
 {
-    if (version > b->version)
-        b->version = version;
+    return b->domain;
+}
+
+bool pack_builder_has_zstd(const struct pack_builder *b)
+{
+    return b->has_zstd;
+}
+
+void pack_builder_set_zstd(struct pack_builder *b)
+{
+    b->has_zstd = true;
+}
+
+static bool version_has_domain(unsigned version)
+{
+    return version >= PACK_VERSION_DOMAIN;
+}
+
+static unsigned version_of(const struct pack_builder *b)
+{
+    if (b->domain)
+        return b->has_zstd ? PACK_VERSION_DOMAIN_ZSTD : PACK_VERSION_DOMAIN;
+    return b->has_zstd ? PACK_VERSION_ZSTD : PACK_VERSION;
+}
+
+/* Bytes behind the directory's entries. */
+static size_t trailer_size(unsigned version)
+{
+    return version_has_domain(version) ? PACK_DOMAIN_SIZE : 0;
 }
 
 size_t pack_builder_count(const struct pack_builder *b)
@@ -96,7 +128,8 @@ size_t pack_builder_count(const struct pack_builder *b)
 
 size_t pack_builder_size(const struct pack_builder *b)
 {
-    return b->size + b->directory.size + PACK_FOOTER_SIZE;
+    return b->size + b->directory.size + trailer_size(version_of(b)) +
+           PACK_FOOTER_SIZE;
 }
 
 /* Room for `more` bytes after those in use, and for padding. */
@@ -185,7 +218,7 @@ int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
     struct pack_entry entry = *from;
 
     assert(from->stored_size > 0 && from->stored_size <= from->raw_size);
-    assert(from->codec <= CODEC_LZ4 || b->version >= PACK_VERSION_ZSTD);
+    assert(from->codec <= CODEC_LZ4 || b->has_zstd);
     if (builder_reserve(b, from->stored_size + PACK_ENTRY_SIZE, err) < 0)
         return -1;
     entry.offset = (uint32_t)b->size;
@@ -209,7 +242,7 @@ int pack_builder_recode(struct pack_builder *b, struct codec_zstd *codec,
     size_t packed, size;
 
     assert(from->kind <= CHUNK_INNER);
-    pack_builder_raise_version(b, PACK_VERSION_ZSTD);
+    pack_builder_set_zstd(b);
     if (builder_reserve(b, from->stored_size + PACK_ENTRY_SIZE, err) < 0)
         return -1;
     packed = codec_zstd_compress(codec, raw, from->raw_size, b->data + b->size,
@@ -237,38 +270,53 @@ static void header_encode(const struct pack_builder *b, uint64_t pack_id)
 
     buf_init(&out, PACK_HEADER_SIZE);
     buf_put(&out, header_magic, sizeof(header_magic));
-    buf_put_le32(&out, b->version);
+    buf_put_le32(&out, version_of(b));
     buf_put_le32(&out, 0);
     buf_put(&out, b->store_id, sizeof(b->store_id));
     buf_put_le64(&out, pack_id);
-    buf_put_le64(&out, 0);
+    buf_put_le64(&out, b->domain);
     ident_check(out.data, out.size, check);
     buf_put(&out, check, sizeof(check));
     assert(out.size == PACK_HEADER_SIZE && !out.broken);
     memcpy(b->data, out.data, out.size);
 }
 
-/* Where the chunks end and the directory was copied behind them. */
+/* The directory of `size` bytes was copied to `directory`, behind the chunks;
+ * the footer goes behind it. */
 static void footer_encode(const struct pack_builder *b, uint64_t pack_id,
-                          uint8_t *to)
+                          uint8_t *directory, size_t size)
 {
     vn_auto(buf) struct buf out;
     uint8_t check[16];
 
     buf_init(&out, PACK_FOOTER_SIZE);
     buf_put(&out, footer_magic, sizeof(footer_magic));
-    buf_put_le32(&out, b->version);
+    buf_put_le32(&out, version_of(b));
     buf_put_le32(&out, (uint32_t)pack_builder_count(b));
     buf_put_le64(&out, b->size);
     buf_put_le64(&out, pack_id);
     ident_check(b->data + PACK_HEADER_SIZE, b->size - PACK_HEADER_SIZE, check);
     buf_put(&out, check, sizeof(check));
-    ident_check(b->directory.data, b->directory.size, check);
+    ident_check(directory, size, check);
     buf_put(&out, check, sizeof(check));
     ident_check(out.data, out.size, check);
     buf_put(&out, check, sizeof(check));
     assert(out.size == PACK_FOOTER_SIZE && !out.broken);
-    memcpy(to, out.data, out.size);
+    memcpy(directory + size, out.data, out.size);
+}
+
+/* Copy the directory, and behind it the domain if there is one. */
+static size_t directory_encode(const struct pack_builder *b, uint8_t *to)
+{
+    vn_auto(buf) struct buf out;
+
+    memcpy(to, b->directory.data, b->directory.size);
+    buf_init(&out, PACK_DOMAIN_SIZE);
+    if (b->domain) {
+        buf_put_le64(&out, b->domain);
+        memcpy(to + b->directory.size, out.data, out.size);
+    }
+    return b->directory.size + out.size;
 }
 
 int pack_builder_finish(struct pack_builder *b, uint64_t pack_id,
@@ -277,13 +325,14 @@ int pack_builder_finish(struct pack_builder *b, uint64_t pack_id,
 {
     size_t size = pack_builder_size(b);
     size_t padded = (size + PACK_ALIGN - 1) / PACK_ALIGN * PACK_ALIGN;
+    size_t directory;
 
     assert(pack_builder_count(b) > 0 && pack_id <= PACK_ID_MAX);
     if (builder_reserve(b, size - b->size, err) < 0)
         return -1;
     header_encode(b, pack_id);
-    memcpy(b->data + b->size, b->directory.data, b->directory.size);
-    footer_encode(b, pack_id, b->data + size - PACK_FOOTER_SIZE);
+    directory = directory_encode(b, b->data + b->size);
+    footer_encode(b, pack_id, b->data + b->size, directory);
     memset(b->data + size, 0, padded - size);
     *ret_data = b->data;
     *ret_size = size;
@@ -351,7 +400,8 @@ static bool check_matches(const void *data, size_t size, const uint8_t *wanted)
 static int entry_parse(struct cursor *c, unsigned version, uint32_t offset,
                        uint64_t end, struct pack_entry *ret, struct vn_err *err)
 {
-    unsigned codec_max = version == PACK_VERSION ? CODEC_LZ4 : CODEC_ZSTD;
+    unsigned codec_max =
+        pack_version_has_zstd(version) ? CODEC_ZSTD : CODEC_LZ4;
     const uint8_t *id = cursor_take(c, IDENT_FULL_SIZE);
     struct pack_entry entry = {0};
 
@@ -399,19 +449,29 @@ static int directory_parse(const uint8_t *directory, uint64_t directory_offset,
                        "its chunks end at %llu, its directory begins at %llu",
                        (unsigned long long)offset,
                        (unsigned long long)directory_offset);
+    if (!version_has_domain(pack->version))
+        return 0;
+    c = cursor_of(directory + size, PACK_DOMAIN_SIZE);
+    pack->domain = cursor_le64(&c);
+    if (pack->domain == 0)
+        return vn_fail(err, VN_E_CORRUPT, "its pages are of no domain");
     return 0;
 }
 
-unsigned pack_header_version(const uint8_t header[PACK_HEADER_SIZE])
+unsigned pack_header_version(const uint8_t header[PACK_HEADER_SIZE],
+                             uint64_t *ret_domain)
 {
     struct cursor c = cursor_of(header, PACK_HEADER_SIZE);
+    const uint8_t *magic = cursor_take(&c, sizeof(header_magic));
+    uint32_t version = cursor_le32(&c);
 
-    if (memcmp(cursor_take(&c, sizeof(header_magic)), header_magic,
-               sizeof(header_magic)) != 0 ||
+    cursor_take(&c, 4 + 16 + 8);
+    *ret_domain = cursor_le64(&c);
+    if (memcmp(magic, header_magic, sizeof(header_magic)) != 0 ||
         !check_matches(header, PACK_HEADER_SIZE - 16,
                        header + PACK_HEADER_SIZE - 16))
         return 0;
-    return cursor_le32(&c);
+    return version;
 }
 
 /* The damage below the directory, if any; see pack_parse(). `chunks` may be
@@ -426,6 +486,7 @@ static void find_damage(const uint8_t *header, const uint8_t *chunks,
     uint32_t flags = cursor_le32(&c);
     const uint8_t *store_id = cursor_take(&c, sizeof(pack->store_id));
     uint64_t id = cursor_le64(&c);
+    uint64_t domain = cursor_le64(&c);
     const char *what = NULL;
 
     memcpy(pack->store_id, store_id, sizeof(pack->store_id));
@@ -433,7 +494,8 @@ static void find_damage(const uint8_t *header, const uint8_t *chunks,
         !check_matches(header, PACK_HEADER_SIZE - 16,
                        header + PACK_HEADER_SIZE - 16))
         what = "its header is damaged";
-    else if (version != pack->version || flags != 0 || id != pack->id)
+    else if (version != pack->version || flags != 0 || id != pack->id ||
+             domain != pack->domain)
         what = "its header and its footer do not agree";
     else if (chunks &&
              !check_matches(chunks, directory_offset - PACK_HEADER_SIZE,
@@ -452,6 +514,12 @@ struct footer {
     const uint8_t *directory_check;
 };
 
+/* With what lies behind the entries. */
+static size_t directory_size(const struct footer *f)
+{
+    return (size_t)f->count * PACK_ENTRY_SIZE + trailer_size(f->version);
+}
+
 static int footer_parse(const uint8_t *footer, uint64_t size,
                         struct footer *ret, struct vn_err *err)
 {
@@ -465,10 +533,10 @@ static int footer_parse(const uint8_t *footer, uint64_t size,
                        footer + PACK_FOOTER_SIZE - 16))
         return vn_fail(err, VN_E_CORRUPT, "its footer is damaged");
     ret->version = cursor_le32(&c);
-    if (ret->version < PACK_VERSION || ret->version > PACK_VERSION_ZSTD)
+    if (ret->version < PACK_VERSION || ret->version > PACK_VERSION_DOMAIN_ZSTD)
         return vn_fail(err, VN_E_VERSION,
                        "it has format %u, this program knows formats %u to %u",
-                       ret->version, PACK_VERSION, PACK_VERSION_ZSTD);
+                       ret->version, PACK_VERSION, PACK_VERSION_DOMAIN_ZSTD);
     ret->count = cursor_le32(&c);
     ret->directory_offset = cursor_le64(&c);
     ret->id = cursor_le64(&c);
@@ -476,8 +544,8 @@ static int footer_parse(const uint8_t *footer, uint64_t size,
     ret->directory_check = cursor_take(&c, 16);
     if (ret->count == 0 || ret->count > size / PACK_ENTRY_SIZE ||
         ret->directory_offset < PACK_HEADER_SIZE ||
-        ret->directory_offset !=
-            size - PACK_FOOTER_SIZE - (size_t)ret->count * PACK_ENTRY_SIZE)
+        ret->directory_offset > size ||
+        ret->directory_offset + directory_size(ret) + PACK_FOOTER_SIZE != size)
         return vn_fail(err, VN_E_CORRUPT, "its size does not fit its footer");
     return 0;
 }
@@ -503,8 +571,7 @@ static int parse_parts(const uint8_t *header, const uint8_t *chunks,
 
     if (footer_parse(footer, size, &f, err) < 0)
         return -1;
-    if (!check_matches(directory, (size_t)f.count * PACK_ENTRY_SIZE,
-                       f.directory_check))
+    if (!check_matches(directory, directory_size(&f), f.directory_check))
         return vn_fail(err, VN_E_CORRUPT, "its directory is damaged");
     pack = (struct pack){.version = f.version, .id = f.id, .count = f.count};
     pack.entries = vn_alloc(pack.count * sizeof(*pack.entries));

@@ -6,6 +6,10 @@
  * read in memory. Nothing here does I/O. Format: docs/formats/store.md.
  *
  *     header (64) | chunks | directory (48 a chunk) | footer (80)
+ *
+ * The pages of one pack are of one domain (domain.c). If that is not the
+ * store's, its tag is in the header, and once more behind the directory, which
+ * has a checksum of its own.
  */
 
 #include "store/ident.h"
@@ -13,12 +17,16 @@
 struct codec_zstd;
 
 /* Of packs with LZ4 only, and of those that zstd was tried on: in the latter
- * any codec may be, in the former none above CODEC_LZ4. */
-#define PACK_VERSION      1u
-#define PACK_VERSION_ZSTD 2u
-#define PACK_HEADER_SIZE  64u
-#define PACK_ENTRY_SIZE   48u
-#define PACK_FOOTER_SIZE  80u
+ * any codec may be, in the former none above CODEC_LZ4. The same two with pages
+ * of a domain that is not the store's. */
+#define PACK_VERSION             1u
+#define PACK_VERSION_ZSTD        2u
+#define PACK_VERSION_DOMAIN      3u
+#define PACK_VERSION_DOMAIN_ZSTD 4u
+#define PACK_HEADER_SIZE         64u
+#define PACK_ENTRY_SIZE          48u
+#define PACK_FOOTER_SIZE         80u
+#define PACK_DOMAIN_SIZE         8u /* the tag behind the directory */
 
 /* A pack is written when its chunks pass this size. */
 #define PACK_TARGET_SIZE (8u << 20)
@@ -48,6 +56,12 @@ struct pack_entry {
 /* ---- building --------------------------------------------------------- */
 
 struct pack_builder;
+
+/* Was zstd tried on all chunks of a pack of that version? */
+static inline bool pack_version_has_zstd(unsigned version)
+{
+    return version == PACK_VERSION_ZSTD || version == PACK_VERSION_DOMAIN_ZSTD;
+}
 
 struct pack_builder *pack_builder_new(const uint8_t store_id[16]);
 void pack_builder_free(struct pack_builder *b); /* NULL is fine */
@@ -80,7 +94,7 @@ int pack_builder_copy(struct pack_builder *b, const struct pack_entry *from,
 /*
  * The same, with its content `raw` of from->raw_size bytes, which was held
  * against its id: compressed by zstd where that makes it smaller. The pack
- * gets version PACK_VERSION_ZSTD.
+ * gets a version that says so.
  */
 int pack_builder_recode(struct pack_builder *b, struct codec_zstd *codec,
                         const struct pack_entry *from, const uint8_t *stored,
@@ -88,12 +102,17 @@ int pack_builder_recode(struct pack_builder *b, struct codec_zstd *codec,
                         struct vn_err *err) VN_MUST_USE;
 
 /*
- * The version that the pack gets. An empty builder is of PACK_VERSION; who
- * copies from a pack of PACK_VERSION_ZSTD raises it before. It never sinks
- * before the next reset.
+ * Of which domain are the pages? 0: the store's, as in a new builder. Only
+ * while it is empty. Stays so after a reset.
  */
-unsigned pack_builder_version(const struct pack_builder *b);
-void pack_builder_raise_version(struct pack_builder *b, unsigned version);
+void pack_builder_set_domain(struct pack_builder *b, uint64_t domain);
+uint64_t pack_builder_domain(const struct pack_builder *b);
+/*
+ * Was zstd tried on the chunks? Not in an empty builder; who copies from a pack
+ * whose version says so tells it before.
+ */
+bool pack_builder_has_zstd(const struct pack_builder *b);
+void pack_builder_set_zstd(struct pack_builder *b);
 size_t pack_builder_count(const struct pack_builder *b);
 /* Bytes that the finished pack would have now. */
 size_t pack_builder_size(const struct pack_builder *b);
@@ -122,12 +141,14 @@ int pack_decode(unsigned kind, unsigned codec, const void *stored,
                 size_t stored_size, uint8_t *out, size_t *ret_size,
                 struct vn_err *err) VN_MUST_USE;
 
-/* The version that a pack's first PACK_HEADER_SIZE bytes name; 0: they are
- * damaged. */
-unsigned pack_header_version(const uint8_t header[PACK_HEADER_SIZE]);
+/* The version that a pack's first PACK_HEADER_SIZE bytes name, and the domain
+ * of its pages; 0: they are damaged, and *ret_domain is what stands there. */
+unsigned pack_header_version(const uint8_t header[PACK_HEADER_SIZE],
+                             uint64_t *ret_domain);
 
 struct pack {
     uint64_t id;
+    uint64_t domain; /* of its pages; 0: the store's */
     unsigned version;
     uint8_t store_id[16];
     uint32_t count;

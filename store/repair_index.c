@@ -176,7 +176,7 @@ static void note_tombstone(struct rebuild *b, const struct index_chunk *chunk)
     size_t size;
 
     if (chunk_read_at(&b->store, CHUNK_TOMBSTONE, &chunk->id, &chunk->place,
-                      data, &size, &why) < 0 ||
+                      data, &size, NULL, &why) < 0 ||
         tombstone_decode(data, size, &t, &why) < 0) {
         repair_found(b->repair, verify_where("pack", chunk->place.pack_id),
                      "a tombstone in pack %012llx cannot be read: %s; a "

@@ -87,10 +87,12 @@ int repair_mend(struct repair *r, struct vn_err *err) VN_MUST_USE;
 int repair_salvage(struct repair *r, struct store *store,
                    const struct id_set *live, struct vn_err *err) VN_MUST_USE;
 
-/* Chunks on their way into new packs. Manifests get packs of their own. */
+/* Chunks on their way into new packs. Manifests get packs of their own, pages
+ * of each domain too. */
 struct mover {
     struct store *store;
     struct repair *repair;
+    struct ident ident; /* in the builder's domain */
     struct pack_builder *builder;
     bool found_anew; /* lost before: enter them; else turn their rows */
     struct index_move *moves;
@@ -102,8 +104,9 @@ struct mover {
 
 void mover_init(struct mover *m, struct repair *r, struct store *store,
                 bool found_anew);
-/* Add a chunk, checked, whose row is `chunk`. May write a pack. */
-int mover_add(struct mover *m, const struct index_chunk *chunk,
+/* Add a chunk, checked, whose row is `chunk`; a page is of that domain, for
+ * others it is 0. May write a pack. */
+int mover_add(struct mover *m, const struct index_chunk *chunk, uint64_t domain,
               const uint8_t *data, size_t size, struct vn_err *err) VN_MUST_USE;
 /* Write what is left. */
 int mover_flush(struct mover *m, struct vn_err *err) VN_MUST_USE;

@@ -137,12 +137,13 @@ static int evacuate_row(struct mend *m, struct mover *mover,
 {
     vn_auto(free) uint8_t *data = malloc(pack_raw_limit(row->place.kind) + 1);
     struct vn_err why = VN_ERR_INIT;
+    uint64_t domain;
     size_t size;
 
     if (!data)
         return vn_fail(err, VN_E_LIMIT, "no memory for a chunk");
     if (chunk_read_at(m->store, (enum chunk_kind)row->place.kind, &row->id,
-                      &row->place, data, &size, &why) < 0) {
+                      &row->place, data, &size, &domain, &why) < 0) {
         if (is_damage(&why)) {
             lose(m, &row->id, &row->place);
             return 0;
@@ -154,7 +155,7 @@ static int evacuate_row(struct mend *m, struct mover *mover,
         lose(m, &row->id, &row->place);
         return 0;
     }
-    return mover_add(mover, row, data, size, err);
+    return mover_add(mover, row, domain, data, size, err);
 }
 
 static int evacuate(struct mend *m, struct vn_err *err)

@@ -22,6 +22,7 @@ void mover_init(struct mover *m, struct repair *r, struct store *store,
 {
     *m = (struct mover){.store = store,
                         .repair = r,
+                        .ident = store->ident,
                         .builder = pack_builder_new(store->config.store_id),
                         .found_anew = found_anew};
 }
@@ -90,7 +91,16 @@ static enum chunk_kind class_of(enum chunk_kind kind)
     return kind == CHUNK_LEAF || kind == CHUNK_INNER ? CHUNK_PAGE : kind;
 }
 
-int mover_add(struct mover *m, const struct index_chunk *chunk,
+/* May it not lie with what is in the open pack? */
+static bool is_apart(const struct mover *m, enum chunk_kind kind,
+                     uint64_t domain)
+{
+    return class_of(kind) != m->kind || kind == CHUNK_MANIFEST ||
+           domain != m->ident.domain ||
+           pack_builder_size(m->builder) >= PACK_TARGET_SIZE;
+}
+
+int mover_add(struct mover *m, const struct index_chunk *chunk, uint64_t domain,
               const uint8_t *data, size_t size, struct vn_err *err)
 {
     enum chunk_kind kind = (enum chunk_kind)chunk->place.kind;
@@ -98,13 +108,17 @@ int mover_add(struct mover *m, const struct index_chunk *chunk,
     struct pack_entry entry;
     struct ident_full id;
 
-    if (m->count > 0 &&
-        (class_of(kind) != m->kind || kind == CHUNK_MANIFEST ||
-         pack_builder_size(m->builder) >= PACK_TARGET_SIZE) &&
-        mover_flush(m, err) < 0)
+    /* Nodes may lie with the pages of any domain. */
+    if (kind == CHUNK_LEAF || kind == CHUNK_INNER)
+        domain = m->ident.domain;
+    if (m->count > 0 && is_apart(m, kind, domain) && mover_flush(m, err) < 0)
         return -1;
     m->kind = class_of(kind);
-    ident_chunk(&m->store->ident, kind, data, size, &id);
+    if (domain != m->ident.domain) {
+        pack_builder_set_domain(m->builder, domain);
+        ident_in_domain(&m->store->ident, domain, &m->ident);
+    }
+    ident_chunk(&m->ident, kind, data, size, &id);
     if (pack_builder_add(m->builder, kind, &id, data, size, &entry, err) < 0)
         return -1;
     m->moves =

@@ -61,6 +61,7 @@ static int try_copy(struct salvage *s, uint64_t pack_id,
                                           .codec = entry->codec}};
     vn_auto(free) uint8_t *data = NULL;
     struct vn_err ignored = VN_ERR_INIT;
+    uint64_t domain;
     size_t size;
 
     if (!lost || s->found[lost - s->lost] || entry->kind == CHUNK_TOMBSTONE ||
@@ -70,11 +71,11 @@ static int try_copy(struct salvage *s, uint64_t pack_id,
     if (!data)
         return vn_fail(err, VN_E_LIMIT, "no memory for a chunk");
     if (chunk_read_at(s->store, (enum chunk_kind)entry->kind, &id, &chunk.place,
-                      data, &size, &ignored) < 0)
+                      data, &size, &domain, &ignored) < 0)
         return 0;
     s->found[lost - s->lost] = true;
     s->left--;
-    return mover_add(&s->mover, &chunk, data, size, err);
+    return mover_add(&s->mover, &chunk, domain, data, size, err);
 }
 
 static int search_pack(struct salvage *s, const struct engine_entry *entry,

@@ -123,7 +123,7 @@ static json_t *load(struct rebuild *b, const struct repair_manifest *m,
     if (!text)
         return vn_fail_ptr(err, VN_E_LIMIT, "no memory for a manifest");
     if (chunk_read_at(&b->store, CHUNK_MANIFEST, &m->id, &m->place, text, &size,
-                      err) < 0)
+                      NULL, err) < 0)
         return NULL;
     manifest = jsonx_parse((const char *)text, size, "manifest", err);
     if (!manifest || manifest_check(manifest, err) < 0)

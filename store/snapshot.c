@@ -188,9 +188,12 @@ int store_commit(struct store *store, json_t *manifest, struct vn_err *err)
     char hex[2 * STORE_ID_SIZE + 1];
     const char *name;
 
+    manifest_set_format(manifest);
     if (manifest_check(manifest, err) < 0 ||
         jsonx_string(manifest, "name", &name, err) < 0)
         return -1;
+    if (domain_check_manifest(store, manifest, err) < 0)
+        return vn_wrap(err, "manifest of '%s'", name);
     if (check_name_free(store, name, err) < 0)
         return -1;
     if (fault_hit("store.commit.check"))

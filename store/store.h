@@ -40,10 +40,11 @@ struct chunk_id {
     uint8_t bytes[STORE_ID_SIZE];
 };
 
-/* What names an image: 24 bytes, by value. An all-zero root is all zeros. */
+/* What names an image: 32 bytes, by value. An all-zero root is all zeros. */
 struct map_root {
     struct chunk_id root;
-    uint64_t size; /* bytes in the image; the last page may be partial */
+    uint64_t size;   /* bytes in the image; the last page may be partial */
+    uint64_t domain; /* tag of the domain of its pages; 0: the store's */
 };
 
 struct store;
@@ -107,6 +108,30 @@ struct store_counts {
  */
 struct store_writer *store_writer_open(struct store *store,
                                        struct vn_err *err) VN_MUST_USE;
+/* The same for a domain: see below. VN_E_FORMAT: a wrong name. */
+struct store_writer *store_writer_open_in(struct store *store,
+                                          const char *domain,
+                                          struct vn_err *err) VN_MUST_USE;
+
+/*
+ * Domains. Equal pages are stored once within a domain, and once more in each
+ * other one: neither counts nor sizes of one tenant's snapshots say what
+ * another's have. A writer puts pages into one domain. Each belongs to the
+ * store's own, as long as nobody names one; a domain needs no creating. The
+ * name is 1 to STORE_DOMAIN_MAX of A-Z a-z 0-9 . _ -, neither '-' nor '.'
+ * first. A snapshot's objects are all of one domain, which "domain" in "meta"
+ * names.
+ */
+#define STORE_DOMAIN_MAX 64u
+
+int store_domain_check(const char *name, struct vn_err *err) VN_MUST_USE;
+/* What stands for the name in maps' roots and packs; NULL: 0. VN_E_FORMAT. */
+int store_domain_tag(const struct store *store, const char *name, uint64_t *ret,
+                     struct vn_err *err) VN_MUST_USE;
+/* What "domain" in its "meta" says, borrowed, or NULL; and setting that, NULL:
+ * taking it away. */
+const char *manifest_domain(const json_t *manifest);
+void manifest_set_domain(json_t *manifest, const char *name);
 
 /* Make everything put so far durable and findable: packs fsynced, then the
  * index. Blocks on the disk. A failed flush leaves the store sound. */
@@ -119,8 +144,8 @@ void store_writer_free(struct store_writer *writer);
 /*
  * Begin an image of `size` bytes. `parent`, where not NULL, is an earlier
  * version of the same image in this store: unchanged pages cost a comparison.
- * A parent that cannot be read is ignored. Pages never put are zeros. The
- * writer must outlive the image.
+ * A parent that cannot be read, or is of another domain, is ignored. Pages
+ * never put are zeros. The writer must outlive the image.
  */
 struct image_writer *image_writer_open(struct store_writer *writer,
                                        uint64_t size,
@@ -200,8 +225,9 @@ void image_reader_free(struct image_reader *image);
  * A manifest is a JSON object:
  *   "format": 1, "id": 32 hex digits (set by commit), "name": "lab@2",
  *   "created": "2026-01-31T12:00:00Z", "kind": "vne" | "files" | ...,
- *   "objects": { "<object name>": {"size": N, "root": "<hex>"}, ... },
- *   "meta": {...}   not interpreted by the store
+ *   "objects": { "<object name>": {"size": N, "root": "<hex>",
+ *                                  "domain": "<hex>" unless it is 0}, ... },
+ *   "meta": {...}   not interpreted by the store, but for "domain"
  */
 
 /* An empty manifest of that name and kind, created now. Caller decrefs. */
@@ -223,10 +249,10 @@ bool manifest_find_like(const json_t *manifest, const char *object,
 int manifest_check(const json_t *manifest, struct vn_err *err) VN_MUST_USE;
 
 /*
- * Publish: sets "id", checks the manifest and that every object's map is
- * complete in the store (every chunk it needs is in the index), then commits.
- * VN_E_EXISTS when the name is taken. When it returns 0 the snapshot is
- * durable. All writers that put its objects must have been flushed; one of
+ * Publish: sets "id" and "format", checks the manifest and that every object's
+ * map is complete in the store (every chunk it needs is in the index), then
+ * commits. VN_E_EXISTS when the name is taken. When it returns 0 the snapshot
+ * is durable. All writers that put its objects must have been flushed; one of
  * them is kept until here, or a hold, lest gc removes what they put.
  */
 int store_commit(struct store *store, json_t *manifest,

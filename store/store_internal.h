@@ -35,12 +35,13 @@ struct chunk_want {
 #define CHUNK_WANTS_MAX MAP_FANOUT /* wants in one call */
 
 /*
- * Read pages, at most CHUNK_WANTS_MAX. Each is held against its id before
- * anything is returned in its place; after a failure all places are zeroed.
- * VN_E_CORRUPT names chunk and pack.
+ * Read pages, at most CHUNK_WANTS_MAX. Each is held against its id, that of
+ * `ident`'s domain, before anything is returned in its place; after a failure
+ * all places are zeroed. VN_E_CORRUPT names chunk and pack.
  */
-int chunk_read_pages(struct store *store, const struct chunk_want *wants,
-                     size_t count, struct vn_err *err) VN_MUST_USE;
+int chunk_read_pages(struct store *store, const struct ident *ident,
+                     const struct chunk_want *wants, size_t count,
+                     struct vn_err *err) VN_MUST_USE;
 
 /*
  * The same for pages of a leaf that was held against its own id: a page with
@@ -48,10 +49,14 @@ int chunk_read_pages(struct store *store, const struct chunk_want *wants,
  * `prints` has one for each of the wants. `places`, where not NULL, is what
  * index_find() said a moment ago.
  */
-int chunk_read_leaf_pages(struct store *store, const struct chunk_want *wants,
+int chunk_read_leaf_pages(struct store *store, const struct ident *ident,
+                          const struct chunk_want *wants,
                           const struct fingerprint *const *prints,
                           const struct chunk_place *places, size_t count,
                           struct vn_err *err) VN_MUST_USE;
+
+/* ---- chunk.c ---- of pages only for verify and repair: it asks the pack for
+ * the domain first ------------------------------------------------------- */
 
 /* Read one chunk of a kind into `out` of pack_raw_limit(kind) bytes. */
 int chunk_read(struct store *store, enum chunk_kind kind,
@@ -64,17 +69,33 @@ int chunk_read_node(struct store *store, const struct chunk_id *id,
                     struct vn_err *err) VN_MUST_USE;
 
 /* Decode and check the stored form of a chunk against all 32 bytes of its id;
- * `out` as for chunk_read(). */
-int chunk_check(const struct store *store, const struct pack_entry *entry,
+ * `ident` is of the pack's domain, `out` as for chunk_read(). */
+int chunk_check(const struct ident *ident, const struct pack_entry *entry,
                 const uint8_t *stored, uint8_t *out,
                 struct vn_err *err) VN_MUST_USE;
 
-/* Read a chunk from this place, whatever the index says; as chunk_read(), but
- * VN_E_NOT_FOUND where there is no such pack. */
+/*
+ * Read a chunk from this place, whatever the index says; as chunk_read(), but
+ * VN_E_NOT_FOUND where there is no such pack. *ret_domain, where not NULL, is
+ * that of a page, else 0.
+ */
 int chunk_read_at(struct store *store, enum chunk_kind kind,
                   const struct chunk_id *id, const struct chunk_place *place,
-                  uint8_t *out, size_t *ret_size,
+                  uint8_t *out, size_t *ret_size, uint64_t *ret_domain,
                   struct vn_err *err) VN_MUST_USE;
+
+/* ---- domain.c --------------------------------------------------------- */
+
+/* Are the objects of the manifest all of the domain that "domain" in its "meta"
+ * names, or of none if it names none? VN_E_FORMAT names one that is not. */
+int domain_check_manifest(const struct store *store, const json_t *manifest,
+                          struct vn_err *err) VN_MUST_USE;
+
+/* Of which domain the pages of a pack are, the likelier first; where its
+ * header is whole there is one. Returns their number. */
+#define DOMAIN_GUESSES_MAX 2u
+size_t domain_guess(struct store *store, uint64_t pack_id,
+                    uint64_t ret[DOMAIN_GUESSES_MAX]);
 
 /* ---- pack_ends.c ------------------------------------------------------ */
 
@@ -218,6 +239,8 @@ int gc_rescue(struct store *store, const json_t *manifest,
 
 struct store *store_writer_store(const struct store_writer *writer);
 struct store_hold *store_writer_hold(struct store_writer *writer);
+/* The hashes of the writer's domain. */
+const struct ident *store_writer_ident(const struct store_writer *writer);
 
 #define STORE_PUT_MAX 4096u /* chunks in one call of store_writer_put() */
 
@@ -287,6 +310,8 @@ bool manifest_split_name(const char *name, char series[STORE_NAME_MAX + 1],
 int manifest_check_series(const char *series, struct vn_err *err) VN_MUST_USE;
 /* Sizes of all objects together; the manifest was checked. */
 uint64_t manifest_bytes(const json_t *manifest);
+/* To commit: the format that has what the objects have. */
+void manifest_set_format(json_t *manifest);
 int manifest_parse_root(const json_t *object, struct map_root *ret,
                         struct vn_err *err) VN_MUST_USE;
 

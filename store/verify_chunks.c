@@ -18,7 +18,7 @@ struct page_batch {
     size_t count;
 };
 
-static void hash_pages(const struct store *store, const struct pack *pack,
+static void hash_pages(const struct ident *ident, const struct pack *pack,
                        struct page_batch *batch, bool *ret_whole)
 {
     const uint8_t *pages[IDENT_BATCH];
@@ -26,7 +26,7 @@ static void hash_pages(const struct store *store, const struct pack *pack,
 
     for (size_t i = 0; i < batch->count; i++)
         pages[i] = batch->data[i];
-    ident_pages(&store->ident, pages, batch->count, ids);
+    ident_pages(ident, pages, batch->count, ids);
     for (size_t i = 0; i < batch->count; i++)
         ret_whole[batch->numbers[i]] =
             memcmp(&ids[i], &pack->entries[batch->numbers[i]].id,
@@ -50,29 +50,31 @@ static void add_page(const struct pack *pack, const uint8_t *data, size_t i,
     batch->numbers[batch->count++] = i;
 }
 
-static bool other_is_whole(const struct store *store,
+static bool other_is_whole(const struct ident *ident,
                            const struct pack_entry *entry, const uint8_t *data)
 {
     vn_auto(free) uint8_t *out = malloc(pack_raw_limit(entry->kind));
     struct vn_err ignored = VN_ERR_INIT;
 
     return out &&
-           chunk_check(store, entry, data + entry->offset, out, &ignored) == 0;
+           chunk_check(ident, entry, data + entry->offset, out, &ignored) == 0;
 }
 
 void verify_chunks(const struct store *store, const struct pack *pack,
                    const uint8_t *data, bool *ret_whole)
 {
     vn_auto(free) struct page_batch *batch = vn_alloc(sizeof(*batch));
+    struct ident ident;
 
+    ident_in_domain(&store->ident, pack->domain, &ident);
     for (size_t i = 0; i < pack->count; i++) {
         ret_whole[i] = false;
         if (pack->entries[i].kind == CHUNK_PAGE)
             add_page(pack, data, i, batch);
         else
-            ret_whole[i] = other_is_whole(store, &pack->entries[i], data);
+            ret_whole[i] = other_is_whole(&ident, &pack->entries[i], data);
         if (batch->count == IDENT_BATCH)
-            hash_pages(store, pack, batch, ret_whole);
+            hash_pages(&ident, pack, batch, ret_whole);
     }
-    hash_pages(store, pack, batch, ret_whole);
+    hash_pages(&ident, pack, batch, ret_whole);
 }

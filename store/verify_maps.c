@@ -31,6 +31,7 @@
 /* One object's walk. */
 struct walk {
     struct verify *v;
+    struct ident ident; /* in the object's domain */
     const char *snapshot;
     const char *object;
     uint64_t size;
@@ -175,7 +176,7 @@ static int add_unreadable(struct verify *v, const struct chunk_id *id,
 }
 
 /* Read all pages together: 0, also where there is none. */
-static int read_together(struct store *store, const struct map_node *leaf,
+static int read_together(const struct walk *w, const struct map_node *leaf,
                          struct vn_err *err)
 {
     vn_auto(free) uint8_t *data = malloc(MAP_FANOUT * STORE_PAGE_SIZE);
@@ -190,7 +191,8 @@ static int read_together(struct store *store, const struct map_node *leaf,
             wants[count].out = data + (size_t)count * STORE_PAGE_SIZE;
             count++;
         }
-    return count ? chunk_read_pages(store, wants, count, err) : 0;
+    return count ? chunk_read_pages(w->v->store, &w->ident, wants, count, err)
+                 : 0;
 }
 
 /* And one by one where that fails. */
@@ -201,13 +203,13 @@ static int read_pages(struct walk *w, const struct map_node *leaf,
     const struct verify_slot *slot;
     struct vn_err why = VN_ERR_INIT;
 
-    if (read_together(w->v->store, leaf, &why) == 0)
+    if (read_together(w, leaf, &why) == 0)
         return 0;
     for (unsigned i = 0; i < MAP_FANOUT; i++) {
         struct chunk_want want = {.id = leaf->ids[i], .out = data};
 
         if (chunk_id_is_zero(&want.id) ||
-            chunk_read_pages(w->v->store, &want, 1, &why) == 0)
+            chunk_read_pages(w->v->store, &w->ident, &want, 1, &why) == 0)
             continue;
         if (add_unreadable(w->v, &want.id, &why, &slot, err) < 0)
             return -1;
@@ -256,9 +258,8 @@ static int try_leaf(void *context, size_t i, struct vn_err *err)
 
     (void)err;
     if (chunk_read_node(v->store, &l->list[i].id, 0, node, &ignored) == 0)
-        l->list[i].well = l->w->deep
-                              ? read_together(v->store, node, &ignored) == 0
-                              : pages_are_well(v, node);
+        l->list[i].well = l->w->deep ? read_together(l->w, node, &ignored) == 0
+                                     : pages_are_well(v, node);
     return 0;
 }
 
@@ -392,6 +393,7 @@ int verify_map(struct verify *v, const char *snapshot, const char *object,
     v->counts.objects++;
     if (chunk_id_is_zero(&root->root))
         return 0;
+    ident_in_domain(&v->store->ident, root->domain, &w.ident);
     if (walk_node(&w, &root->root, map_height(root->size), 0, err) < 0)
         return -1;
     if (w.bad_pages > 0)

@@ -71,10 +71,12 @@ static void note_chunk(struct look *l, const struct pack_entry *entry,
     struct chunk_id id = ident_short(&entry->id);
     struct vn_err why = VN_ERR_INIT;
     struct pack_note *note;
+    struct ident ident;
     char hex[HEX_SPACE];
 
-    if (!out || chunk_check(l->v->store, entry, l->data + entry->offset, out,
-                            &why) == 0)
+    ident_in_domain(&l->v->store->ident, l->parsed.domain, &ident);
+    if (!out ||
+        chunk_check(&ident, entry, l->data + entry->offset, out, &why) == 0)
         vn_fail(&why, VN_E_LIMIT, "no memory to check it");
     io_hex(id.bytes, STORE_ID_SIZE, hex);
     vn_wrap(&why, "chunk %s in pack %012llx at %u", hex,

@@ -39,18 +39,30 @@
 
 struct store_writer *store_writer_open(struct store *store, struct vn_err *err)
 {
-    struct store_hold *hold = store_hold_open(store, err);
-    struct store_writer *writer;
+    return store_writer_open_in(store, NULL, err);
+}
 
+struct store_writer *store_writer_open_in(struct store *store,
+                                          const char *domain,
+                                          struct vn_err *err)
+{
+    struct store_hold *hold;
+    struct store_writer *writer;
+    uint64_t tag;
+
+    if (store_domain_tag(store, domain, &tag, err) < 0)
+        return NULL;
+    hold = store_hold_open(store, err);
     if (!hold)
         return NULL;
     writer = vn_alloc(sizeof(*writer));
     writer->store = store;
     writer->hold = hold;
+    ident_in_domain(&store->ident, tag, &writer->ident);
     pthread_mutex_init(&writer->lock, NULL);
     pthread_cond_init(&writer->changed, NULL);
     pending_init(&writer->pending);
-    writer->open = pack_builder_new(store->config.store_id);
+    writer->open = writer_new_pack(writer);
     return writer;
 }
 
@@ -75,6 +87,11 @@ void store_writer_free(struct store_writer *writer)
 struct store_hold *store_writer_hold(struct store_writer *writer)
 {
     return writer->hold;
+}
+
+const struct ident *store_writer_ident(const struct store_writer *writer)
+{
+    return &writer->ident;
 }
 
 struct store *store_writer_store(const struct store_writer *writer)

@@ -44,6 +44,7 @@ void pending_forget(struct pending *pending, size_t count);
 struct store_writer {
     struct store *store;
     struct store_hold *hold; /* only read while there are several threads */
+    struct ident ident;      /* in the writer's domain; constant */
 
     pthread_mutex_t lock;   /* guards everything below */
     pthread_cond_t changed; /* the queue, busy, failed or stop did */
@@ -83,6 +84,8 @@ struct store_writer {
 int writer_make_room(struct store_writer *writer, struct vn_err *err);
 /* Write all that is there, then enter it into the index. */
 int writer_write_all(struct store_writer *writer, struct vn_err *err);
+/* An empty pack of the writer's domain. */
+struct pack_builder *writer_new_pack(const struct store_writer *writer);
 /* End the thread, dropping what it has not written. Takes the lock itself. */
 void writer_stop(struct store_writer *writer);
 

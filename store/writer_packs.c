@@ -249,12 +249,19 @@ static int shorten_queue(struct store_writer *writer, unsigned length,
     return 0;
 }
 
+struct pack_builder *writer_new_pack(const struct store_writer *writer)
+{
+    struct pack_builder *b = pack_builder_new(writer->store->config.store_id);
+
+    pack_builder_set_domain(b, writer->ident.domain);
+    return b;
+}
+
 static void hand_over(struct store_writer *writer)
 {
     writer->queue[writer->queue_count++] = writer->open;
-    writer->open = writer->spare_count
-                       ? writer->spares[--writer->spare_count]
-                       : pack_builder_new(writer->store->config.store_id);
+    writer->open = writer->spare_count ? writer->spares[--writer->spare_count]
+                                       : writer_new_pack(writer);
     pthread_cond_broadcast(&writer->changed);
 }
 

@@ -15,13 +15,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { KEY_SINCE = 0x800, KEY_SIZE_MAX };
+enum { KEY_SINCE = 0x800, KEY_SIZE_MAX, KEY_DOMAIN };
 
 struct args {
     struct cmd_common common;
     const char *file;
     const char *name;
     const char *since;
+    const char *domain; /* of the store; NULL: its own */
     uint64_t size_max;
 };
 
@@ -37,6 +38,9 @@ static void take_option(void *context, int key, char *arg,
         break;
     case KEY_SINCE:
         args->since = arg;
+        break;
+    case KEY_DOMAIN:
+        args->domain = arg;
         break;
     case KEY_SIZE_MAX:
         if (io_parse_size(arg, &args->size_max, &err) < 0 ||
@@ -75,6 +79,8 @@ int cmd_import(int argc, char **argv, struct vn_err *err)
         {"since", KEY_SINCE, "SNAP", 0,
          "What the snapshot that an incremental tar is based on is called here",
          0},
+        {"domain", KEY_DOMAIN, "NAME", 0,
+         "Share pages within this domain of the store only", 0},
         {"max-size", KEY_SIZE_MAX, "SIZE", 0,
          "Refuse a tar whose objects are larger together, holes included"
          " (default 4T)",
@@ -113,6 +119,7 @@ int cmd_import(int argc, char **argv, struct vn_err *err)
         .fd = fd,
         .name = args.name,
         .since = args.since,
+        .domain = args.domain,
         .size_max = args.size_max,
         .progress = ui_progress_update,
         .context = &progress,

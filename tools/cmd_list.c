@@ -21,6 +21,9 @@ static json_t *summary(const json_t *manifest)
         json_object_set_new(row, "vms", jsonx_int(json_array_size(vms)));
     json_object_foreach (objects, name, object)
         size += jsonx_u64_or(object, "size", 0);
+    if (manifest_domain(manifest))
+        json_object_set_new(row, "domain",
+                            json_string(manifest_domain(manifest)));
     json_object_set_new(row, "objects", jsonx_int(json_object_size(objects)));
     json_object_set_new(row, "size_bytes", jsonx_int(size & INT64_MAX));
     return row;
@@ -37,10 +40,12 @@ int cmd_list(int argc, char **argv, struct vn_err *err)
         {"name", "NAME", UI_TEXT},        {"created", "CREATED", UI_TEXT},
         {"kind", "KIND", UI_TEXT},        {"vms", "VMS", UI_COUNT},
         {"objects", "OBJECTS", UI_COUNT}, {"size_bytes", "SIZE", UI_SIZE},
+        {"domain", "DOMAIN", UI_TEXT}, /* if there is any */
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *manifests = NULL, *rows = json_array(), *all = NULL;
     struct cmd_common args;
+    bool domains = false;
     json_t *manifest;
     size_t i;
 
@@ -49,12 +54,14 @@ int cmd_list(int argc, char **argv, struct vn_err *err)
     manifests = store ? store_list(store, err) : NULL;
     if (!manifests)
         return -1;
-    json_array_foreach (manifests, i, manifest)
+    json_array_foreach (manifests, i, manifest) {
         json_array_append_new(rows, summary(manifest));
+        domains |= manifest_domain(manifest) != NULL;
+    }
     if (args.json) {
         all = json_pack("{sO}", "snapshots", rows);
         ui_json_print(all);
         return CMD_OK;
     }
-    return ui_table_print(rows, columns, VN_COUNT(columns), err);
+    return ui_table_print(rows, columns, VN_COUNT(columns) - !domains, err);
 }

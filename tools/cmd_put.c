@@ -25,7 +25,7 @@
 #define KIND_VM     "vm" /* a saved domain is among them */
 #define OBJECT_ROOT "file/"
 
-enum { KEY_OPAQUE = 0x600 };
+enum { KEY_OPAQUE = 0x600, KEY_DOMAIN };
 enum format { FORMAT_AUTO, FORMAT_RAW, FORMAT_QCOW2, FORMATS };
 
 static const char *const format_names[FORMATS] = {"auto", "raw", "qcow2"};
@@ -34,6 +34,7 @@ struct args {
     struct cmd_common common;
     bool opaque;
     enum format format; /* of disk images */
+    const char *domain; /* of the store; NULL: its own */
     const char *name;
 };
 
@@ -75,6 +76,9 @@ static void take_option(void *context, int key, char *arg,
     switch (key) {
     case KEY_OPAQUE:
         args->opaque = true;
+        break;
+    case KEY_DOMAIN:
+        args->domain = arg;
         break;
     case 'f':
         parse_format(state, args, arg);
@@ -376,9 +380,10 @@ static int put_all(struct put *p, struct vn_err *err)
     json_t *meta = json_object();
 
     json_object_set_new(p->manifest, "meta", meta);
+    manifest_set_domain(p->manifest, p->args->domain);
     if (check_files(p, err) < 0)
         return -1;
-    p->writer = writer = store_writer_open(p->store, err);
+    p->writer = writer = store_writer_open_in(p->store, p->args->domain, err);
     if (!writer)
         return -1;
     ui_progress_begin(&p->progress, "put", &p->args->common);
@@ -403,6 +408,8 @@ int cmd_put(int argc, char **argv, struct vn_err *err)
     static const struct argp_option options[] = {
         {"opaque", KEY_OPAQUE, NULL, 0,
          "Keep a saved domain or a qcow2 image as a file like any other", 0},
+        {"domain", KEY_DOMAIN, "NAME", 0,
+         "Share pages within this domain of the store only", 0},
         {"format", 'f', "FORMAT", 0,
          "The files are images of this format: raw, qcow2 (kept as the disk "
          "that"

@@ -58,6 +58,8 @@ static json_t *facts_of(const json_t *manifest)
 
     for (size_t i = 0; i < VN_COUNT(keys); i++)
         ui_fact(facts, keys[i], "%s", jsonx_string_or(manifest, keys[i], "-"));
+    if (manifest_domain(manifest))
+        ui_fact(facts, "domain", "%s", manifest_domain(manifest));
     if (json_is_integer(json_object_get(meta, "epoch")))
         ui_fact(facts, "epoch", "%llu",
                 (unsigned long long)jsonx_u64_or(meta, "epoch", 0));

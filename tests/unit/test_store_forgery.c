@@ -301,6 +301,53 @@ static void test_in_place_harms_the_forger(void **state)
     }
 }
 
+/* ---- domains ---------------------------------------------------------- */
+
+static struct map_root put_in(struct store *store, const char *domain,
+                              const uint8_t *data,
+                              const struct map_root *parent,
+                              struct store_counts *ret)
+{
+    struct vn_err err = VN_ERR_INIT;
+    struct store_writer *writer = store_writer_open_in(store, domain, &err);
+    struct map_root root;
+
+    assert_made(writer, &err);
+    root = put_image(writer, data, PAGES * PAGE, parent);
+    assert_ok(store_writer_flush(writer, &err), &err);
+    store_writer_counts(writer, ret);
+    store_writer_free(writer);
+    return root;
+}
+
+/* A forger's image as the parent of one in another domain, by mistake of
+ * whoever chose it: its pages are not even looked at. */
+static void test_not_across_domains(void **state)
+{
+    struct store_fixture *f = *state;
+    uint8_t secret[IDENT_SECRET_SIZE];
+
+    steal_secret(f, secret);
+    for (unsigned k = 0; k < VN_COUNT(families); k++) {
+        vn_auto(free) uint8_t *evil = forge_pages(secret, k, 0, PAGES);
+        vn_auto(free) uint8_t *own = forge_pages(secret, k, 90000, PAGES);
+        struct map_root forger, victim, back;
+        struct store_counts c;
+
+        memcpy(own, evil, 10 * PAGE); /* and some pages that are the same */
+        forger = put_in(f->store, "evil", evil, NULL, &c);
+        victim = put_in(f->store, "lab", own, &forger, &c);
+        assert_int_equal(c.bytes_new, PAGES * PAGE);
+        assert_int_equal(c.bytes_unchanged, 0);
+        back = put_in(f->store, "evil", evil, &victim, &c);
+        assert_int_equal(c.bytes_unchanged, 0);
+        assert_int_equal(c.bytes_known, PAGES * PAGE);
+        assert_image(f->store, &forger, evil, PAGES);
+        assert_image(f->store, &victim, own, PAGES);
+        assert_image(f->store, &back, evil, PAGES);
+    }
+}
+
 #define WITH_BOTH(test)                                                        \
     cmocka_unit_test_setup_teardown(test, setup_blake3, fixture_teardown),     \
         cmocka_unit_test_setup_teardown(test, setup_sha256, fixture_teardown)
@@ -312,6 +359,7 @@ int main(void)
         WITH_BOTH(test_others_get_their_own),
         WITH_BOTH(test_in_one_batch),
         WITH_BOTH(test_in_place_harms_the_forger),
+        WITH_BOTH(test_not_across_domains),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

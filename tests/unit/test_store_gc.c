@@ -596,7 +596,7 @@ static bool find_tombstone(struct store *store, uint64_t pack_id,
         assert_ok(pack_parse(data, size, &pack, damage, &err), &err);
         found = pack.entries[0].kind == CHUNK_TOMBSTONE;
         if (found) {
-            assert_ok(chunk_check(store, &pack.entries[0],
+            assert_ok(chunk_check(&store->ident, &pack.entries[0],
                                   data + pack.entries[0].offset, out, &err),
                       &err);
             assert_ok(tombstone_decode(out, sizeof(out), ret, &err), &err);

@@ -6,6 +6,7 @@
 #include "store/pack.h"
 
 #define CHUNKS 5u
+#define DOMAIN 0x1122334455667788ull
 
 struct built {
     struct ident ident;
@@ -16,7 +17,7 @@ struct built {
 
 static const uint8_t store_id[16] = "0123456789abcde";
 
-static int setup(void **state)
+static int setup_in(void **state, uint64_t domain)
 {
     struct built *b = vn_alloc(sizeof(*b));
     uint8_t secrets[IDENT_SECRET_SIZE];
@@ -24,7 +25,9 @@ static int setup(void **state)
 
     fill_random(secrets, sizeof(secrets), 1);
     ident_init(&b->ident, STORE_BLAKE3, secrets, secrets);
+    ident_in_domain(&b->ident, domain, &b->ident);
     b->builder = pack_builder_new(store_id);
+    pack_builder_set_domain(b->builder, domain);
     for (unsigned i = 0; i < CHUNKS; i++) {
         struct pack_entry entry;
         struct ident_full id;
@@ -42,6 +45,16 @@ static int setup(void **state)
         return -1;
     *state = b;
     return 0;
+}
+
+static int setup(void **state)
+{
+    return setup_in(state, 0);
+}
+
+static int setup_domain(void **state)
+{
+    return setup_in(state, DOMAIN);
 }
 
 static int teardown(void **state)
@@ -145,7 +158,129 @@ static void test_newer_version_names_both(void **state)
     assert_int_equal(pack_parse(b->data, b->size, &pack, damage, &err), -1);
     assert_int_equal(err.code, VN_E_VERSION);
     assert_non_null(strstr(err.msg, "format 9"));
-    assert_non_null(strstr(err.msg, "formats 1 to 2"));
+    assert_non_null(strstr(err.msg, "formats 1 to 4"));
+}
+
+static void write_le64(uint8_t *to, uint64_t value)
+{
+    for (unsigned i = 0; i < 8; i++)
+        to[i] = (uint8_t)(value >> (8 * i));
+}
+
+/* What a directory that begins before the pack would fit, modulo 2^64. */
+static void test_directory_before_the_pack(void **state)
+{
+    struct built *b = *state;
+    uint8_t *footer = b->data + b->size - PACK_FOOTER_SIZE;
+    uint64_t count = b->size / PACK_ENTRY_SIZE;
+    struct vn_err err = VN_ERR_INIT;
+    char damage[128];
+    struct pack pack;
+
+    assert_true(count * PACK_ENTRY_SIZE + PACK_FOOTER_SIZE > b->size);
+    footer[12] = (uint8_t)count;
+    footer[13] = (uint8_t)(count >> 8);
+    write_le64(footer + 16,
+               b->size - PACK_FOOTER_SIZE - count * PACK_ENTRY_SIZE);
+    ident_check(footer, PACK_FOOTER_SIZE - 16, footer + PACK_FOOTER_SIZE - 16);
+    assert_int_equal(pack_parse(b->data, b->size, &pack, damage, &err), -1);
+    assert_int_equal(err.code, VN_E_CORRUPT);
+    assert_non_null(strstr(err.msg, "its size does not fit its footer"));
+}
+
+/* ---- domains ---------------------------------------------------------- */
+
+static void test_domain_is_there_twice(void **state)
+{
+    struct built *b = *state;
+    uint8_t *trailer = b->data + b->size - PACK_FOOTER_SIZE - PACK_DOMAIN_SIZE;
+    struct vn_err err = VN_ERR_INIT;
+    char damage[128];
+    struct pack pack;
+    uint64_t domain;
+    uint64_t offset;
+
+    assert_int_equal(pack_header_version(b->data, &domain),
+                     PACK_VERSION_DOMAIN);
+    assert_true(domain == DOMAIN);
+    assert_memory_equal(b->data + 40, trailer, 8);
+    assert_int_equal(pack_builder_size(b->builder), b->size);
+    assert_ok(pack_directory_offset(trailer + PACK_DOMAIN_SIZE, b->size,
+                                    &offset, &err),
+              &err);
+    assert_true(offset ==
+                (uint64_t)(trailer - b->data) - CHUNKS * PACK_ENTRY_SIZE);
+
+    /* The header goes, the domain stays. */
+    memset(b->data, 0xff, PACK_HEADER_SIZE);
+    assert_int_equal(pack_header_version(b->data, &domain), 0);
+    assert_ok(pack_parse(b->data, b->size, &pack, damage, &err), &err);
+    assert_string_equal(damage, "its header is damaged");
+    assert_true(pack.domain == DOMAIN);
+    pack_done(&pack);
+}
+
+/* A header of another domain, with a check that fits. */
+static void test_domains_that_do_not_agree(void **state)
+{
+    struct built *b = *state;
+    struct vn_err err = VN_ERR_INIT;
+    char damage[128];
+    struct pack pack;
+
+    b->data[40] ^= 1;
+    ident_check(b->data, PACK_HEADER_SIZE - 16,
+                b->data + PACK_HEADER_SIZE - 16);
+    assert_ok(pack_parse(b->data, b->size, &pack, damage, &err), &err);
+    assert_string_equal(damage, "its header and its footer do not agree");
+    pack_done(&pack);
+}
+
+/* A pack of a domain without one: the parser does not take it for the store's.
+ */
+static void test_domain_zero_is_refused(void **state)
+{
+    struct built *b = *state;
+    uint8_t *footer = b->data + b->size - PACK_FOOTER_SIZE;
+    size_t size = CHUNKS * PACK_ENTRY_SIZE + PACK_DOMAIN_SIZE;
+    struct vn_err err = VN_ERR_INIT;
+    char damage[128];
+    struct pack pack;
+
+    memset(footer - PACK_DOMAIN_SIZE, 0, PACK_DOMAIN_SIZE);
+    ident_check(footer - size, size, footer + 48);
+    ident_check(footer, PACK_FOOTER_SIZE - 16, footer + PACK_FOOTER_SIZE - 16);
+    assert_int_equal(pack_parse(b->data, b->size, &pack, damage, &err), -1);
+    assert_int_equal(err.code, VN_E_CORRUPT);
+    assert_non_null(strstr(err.msg, "of no domain"));
+}
+
+/* A builder used again has the domain of before, unless told otherwise. */
+static void test_reset_keeps_the_domain(void **state)
+{
+    struct built *b = *state;
+    struct vn_err err = VN_ERR_INIT;
+    uint8_t page[PAGE];
+    struct pack_entry entry;
+    struct ident_full id;
+    uint64_t domain = 1;
+
+    fill_random(page, PAGE, 3);
+    ident_chunk(&b->ident, CHUNK_PAGE, page, PAGE, &id);
+    for (int i = 0; i < 2; i++) {
+        pack_builder_set_zstd(b->builder);
+        pack_builder_reset(b->builder);
+        if (i == 1)
+            pack_builder_set_domain(b->builder, 0);
+        assert_ok(pack_builder_add(b->builder, CHUNK_PAGE, &id, page, PAGE,
+                                   &entry, &err),
+                  &err);
+        assert_ok(pack_builder_finish(b->builder, 43, &b->data, &b->size, &err),
+                  &err);
+        assert_int_equal(pack_header_version(b->data, &domain),
+                         i == 0 ? PACK_VERSION_DOMAIN : PACK_VERSION);
+        assert_true(domain == (i == 0 ? DOMAIN : 0));
+    }
 }
 
 static void test_decode_of_rubbish(void **state)
@@ -201,6 +336,10 @@ static void test_reset_and_large_packs(void **state)
 }
 
 #define WITH_PACK(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_DOMAIN(test)                                                      \
+    {                                                                          \
+#test " (domain)", test, setup_domain, teardown, NULL                  \
+    }
 
 int main(void)
 {
@@ -211,6 +350,14 @@ int main(void)
         WITH_PACK(test_newer_version_names_both),
         cmocka_unit_test(test_decode_of_rubbish),
         WITH_PACK(test_reset_and_large_packs),
+        WITH_PACK(test_directory_before_the_pack),
+        WITH_DOMAIN(test_every_flipped_byte_is_noticed),
+        WITH_DOMAIN(test_every_truncation_is_noticed),
+        WITH_DOMAIN(test_directory_before_the_pack),
+        WITH_DOMAIN(test_domain_is_there_twice),
+        WITH_DOMAIN(test_domains_that_do_not_agree),
+        WITH_DOMAIN(test_domain_zero_is_refused),
+        WITH_DOMAIN(test_reset_keeps_the_domain),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

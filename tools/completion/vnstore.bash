@@ -81,7 +81,7 @@ _vnstore()
         ;;
     --progress-fd | -n | --name | --timeout | --to-hosts | --map | --vm | \
         --disk | --ram | --object | \
-        --max-size | \
+        --max-size | --domain | \
         --threshold | --wait | --keep-*)
         return
         ;;
@@ -98,7 +98,9 @@ _vnstore()
         options="--store --to-hosts --map --hosts --tls-dir --json $progress
             $common"
         ;;
-    put) options="--store --opaque --format --json $progress $common" ;;
+    put)
+        options="--store --domain --opaque --format --json $progress $common"
+        ;;
     get) options="--store --output --force $progress $common" ;;
     list | stats | show) options="--store --json $common" ;;
     diff) options="--store --ranges --json $common" ;;
@@ -120,7 +122,8 @@ _vnstore()
             $progress $common"
         ;;
     import)
-        options="--store --name --since --max-size --json $progress $common"
+        options="--store --name --since --domain --max-size --json $progress
+            $common"
         ;;
     doctor) options="--json $common" ;;
     esac
