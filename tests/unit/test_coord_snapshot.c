@@ -37,6 +37,8 @@ enum script {
     HANG_UP_ON_CUT, /* closes the connection */
     UNKNOWN_OBJECT, /* "saved" names a root that the store lacks */
     FORGET_A_VM,    /* "saved" without its VM */
+    KNOW_NO_DOMAIN, /* "ready" as before there were any */
+    WRONG_DOMAIN,   /* "saved" names a root of the store's own */
     FAIL_RESTORE,
     WRONG_NAME, /* says it is another host */
 };
@@ -62,6 +64,7 @@ struct bed {
     struct agent agents[AGENTS];
     struct vne *vne;
     struct map_root root;
+    struct map_root red; /* the same in a domain */
 };
 
 static void hang_up(struct agent *a, struct wire *wire)
@@ -83,7 +86,9 @@ static void say_saved(struct agent *a, struct wire *wire, json_int_t epoch)
     char object[64];
     json_t *vms = json_array();
     json_t *fragment = manifest_new("f", "vne");
-    struct map_root root = a->bed->root;
+    struct map_root root = a->bed->vne->domain && a->script != WRONG_DOMAIN
+                               ? a->bed->red
+                               : a->bed->root;
 
     if (a->script == UNKNOWN_OBJECT)
         memset(root.root.bytes, 0x5a, sizeof(root.root.bytes));
@@ -143,8 +148,13 @@ static void on_message(void *context, struct wire *wire, const json_t *message)
         say(wire, json_pack("{s:s, s:s, s:i, s:s}", "type", "failed", "of",
                             type, "code", 28, "message", "no room left"));
     } else if (strcmp(type, "prepare") == 0) {
+        const char *domain = a->script == KNOW_NO_DOMAIN
+                                 ? NULL
+                                 : jsonx_string_or(message, "domain", NULL);
+
         atomic_fetch_add(&a->prepared, 1);
-        say(wire, json_pack("{s:s, s:I}", "type", "ready", "epoch", epoch));
+        say(wire, json_pack("{s:s, s:I, s:s*}", "type", "ready", "epoch", epoch,
+                            "domain", domain));
     } else if (strcmp(type, "cut") == 0 && a->script == HANG_UP_ON_CUT) {
         hang_up(a, wire);
     } else if (strcmp(type, "cut") == 0) {
@@ -275,6 +285,11 @@ static int setup(void **state)
     bed->store = store_open(bed->store_path, &err);
     writer = bed->store ? store_writer_open(bed->store, &err) : NULL;
     if (!writer || store_put_bytes(writer, "hello", 5, &bed->root, &err) < 0 ||
+        store_writer_flush(writer, &err) < 0)
+        return -1;
+    store_writer_free(writer);
+    writer = store_writer_open_in(bed->store, "red", &err);
+    if (!writer || store_put_bytes(writer, "hello", 5, &bed->red, &err) < 0 ||
         store_writer_flush(writer, &err) < 0)
         return -1;
     store_writer_free(writer);
@@ -410,6 +425,45 @@ static void a_manifest_that_lacks_a_vm_is_not_committed(void **state)
     expect_abort(*state, FORGET_A_VM, "VM 'b'");
 }
 
+static void a_domain_is_told_and_kept(void **state)
+{
+    struct bed *bed = *state;
+    struct vn_err err = VN_ERR_INIT;
+    vn_auto(json) json_t *manifest = NULL;
+    const json_t *meta;
+    struct map_root root;
+
+    bed->vne->domain = vn_strdup("red");
+    manifest = take(bed, NULL, &err);
+    if (!manifest)
+        fail_msg("%s", err.msg);
+    meta = json_object_get(manifest, "meta");
+    assert_string_equal(manifest_domain(manifest), "red");
+    assert_string_equal(
+        jsonx_string_or(json_object_get(meta, "vne"), "domain", ""), "red");
+    assert_int_equal(manifest_object(manifest, "vm/a/ram/pc.ram", &root, &err),
+                     0);
+    assert_memory_equal(&root, &bed->red, sizeof(root));
+}
+
+static void an_agent_without_domains_is_refused(void **state)
+{
+    struct bed *bed = *state;
+
+    bed->vne->domain = vn_strdup("red");
+    expect_abort(bed, KNOW_NO_DOMAIN, "host 'h2': its agent is too old");
+    assert_int_equal(bed->agents[0].cut, 0);
+    assert_int_equal(bed->agents[1].cut, 0);
+}
+
+static void objects_of_another_domain_are_not_committed(void **state)
+{
+    struct bed *bed = *state;
+
+    bed->vne->domain = vn_strdup("red");
+    expect_abort(bed, WRONG_DOMAIN, "'vm/b/ram/pc.ram' is not of domain red");
+}
+
 static void a_failing_commit_aborts(void **state)
 {
     fault_set("coord.commit");
@@ -541,6 +595,9 @@ int main(void)
         TEST(a_lost_agent_aborts),
         TEST(a_manifest_that_lacks_chunks_is_not_committed),
         TEST(a_manifest_that_lacks_a_vm_is_not_committed),
+        TEST(a_domain_is_told_and_kept),
+        TEST(an_agent_without_domains_is_refused),
+        TEST(objects_of_another_domain_are_not_committed),
         TEST(a_failing_commit_aborts),
         TEST(a_silent_host_is_named),
         TEST(a_call_without_answer_ends),

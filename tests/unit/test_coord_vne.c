@@ -77,6 +77,7 @@ static void test_everything(void **state)
     (void)state;
     parse_good("name: demo\n"
                "vni: 77\n"
+               "domain: red-7\n"
                "vms:\n"
                "- name: a\n"
                "  host: h2\n"
@@ -105,6 +106,7 @@ static void test_everything(void **state)
                "- {name: h2, agent: 'tls:h2:7070', underlay: 10.0.0.2:99}\n");
     assert_string_equal(vne->name, "demo");
     assert_int_equal(vne->vni, 77);
+    assert_string_equal(vne->domain, "red-7");
     assert_int_equal(vne->host_count, 2);
     assert_string_equal(vne->hosts[0].agent, "unix:/base/h1.sock");
     assert_string_equal(vne->hosts[0].underlay, "[fd00::1]:6081");
@@ -209,7 +211,8 @@ static void test_keys(void **state)
     (void)state;
     refused("- a\n", "1:1", "the file must be");
     refused("name: x\nhost: y\n", "2:1", "did you mean 'hosts'?");
-    refused("name: x\nelephant: y\n", "2:1", "may have: name, vni, hosts, vms");
+    refused("name: x\nelephant: y\n", "2:1",
+            "may have: name, vni, domain, hosts, vms");
     refused(HEAD "- {name: a, host: h1, memmory: 256M}\n", "6:23",
             "unknown key 'memmory', did you mean 'memory'?");
     refused("name: x\nname: y\n", "2:1", "given before at line 1");
@@ -240,6 +243,10 @@ static void test_values(void **state)
     refused("name: a\nvni: 16777216\nhosts: 1\nvms: 1\n", "2:6", "vni is");
     refused("name: a\nvni: 0\nhosts: 1\nvms: 1\n", "2:6", "vni is");
     refused("name: a\nvni: 1x\nhosts: 1\nvms: 1\n", "2:6", "vni is");
+    refused("name: a\ndomain: a b\nhosts: 1\nvms: 1\n", "2:9",
+            "is no name of a domain");
+    refused("name: a\ndomain: .a\nhosts: 1\nvms: 1\n", "2:9",
+            "is no name of a domain");
     refused(HEAD "- {name: a, host: h9, memory: 1G}\n", "6:19",
             "unknown host 'h9', known: h1, h2");
     refused(HEAD "- {name: a, host: h1, memory: lots}\n", "6:31",
@@ -357,6 +364,16 @@ static void test_json(void **state)
     json_object_set_new(json, "vni", json_integer(0));
     assert_null(vne_from_json(json, &err));
     json_object_set_new(json, "vni", json_integer(1));
+    json_object_set_new(json, "domain", json_string("../x"));
+    assert_null(vne_from_json(json, &err));
+    assert_non_null(strstr(err.msg, "is no name of a domain"));
+    json_object_set_new(json, "domain", json_integer(7));
+    assert_null(vne_from_json(json, &err));
+    json_object_set_new(json, "domain", json_string("blue"));
+    back = vne_from_json(json, &err);
+    assert_non_null(back);
+    assert_string_equal(back->domain, "blue");
+    vne_free(back);
     json_object_set_new(json, "name", json_string("../x"));
     assert_null(vne_from_json(json, &err));
     json_object_del(json, "name");
