@@ -99,6 +99,7 @@ struct verify {
     size_t lost_count;
     struct verify_state *state; /* NULL: nothing is noted down */
     bool mend_names;            /* the tables of snapshots do not agree */
+    bool newer; /* packs or manifests of a format that is not known here */
 };
 
 /* The whole store, without locks; verify_done() in any case. */

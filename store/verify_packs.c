@@ -205,6 +205,7 @@ static int check_pack(struct verify *v, const struct index_pack *row,
     }
     if (open_pack(v, row, &data, &parsed, damage, &why) < 0) {
         pack->unusable = true;
+        v->newer |= why.code == VN_E_VERSION;
         bad_pack(v, pack, why.msg);
         return 0;
     }
