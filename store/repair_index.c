@@ -232,6 +232,11 @@ static int read_pack(struct rebuild *b, const struct engine_entry *entry,
                        (unsigned long long)entry->pack_id);
     if (pack_read_ends(b->store.engine, entry->pack_id, entry->size, &pack,
                        damage, &why) < 0) {
+        if (why.code == VN_E_VERSION) {
+            *err = why;
+            return vn_wrap(err, "pack %012llx",
+                           (unsigned long long)entry->pack_id);
+        }
         skip_pack(b, entry, why.msg);
         return 0;
     }

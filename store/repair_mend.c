@@ -19,6 +19,9 @@
  * absent: a commit that needs one of these is refused, and by its hold a writer
  * that begins later stores it again.
  *
+ * What a newer program wrote is no damage, and that it cannot be read here says
+ * nothing: such a store is left as it is.
+ *
  * A manifest whose snapshot was deleted is not moved, lest it come behind its
  * tombstone; its row goes. A tombstone whose manifest is a snapshot again goes
  * as well. One that cannot be read goes; should the index be rebuilt before gc
@@ -282,6 +285,10 @@ static int mend(struct mend *m, struct vn_err *err)
     if (verify_run(&m->verify, err) < 0)
         return vn_wrap(err, "verifying");
     count_damage(m);
+    if (m->verify.newer && !m->repair->opts->dry_run)
+        return vn_fail(err, VN_E_VERSION,
+                       "it has packs or snapshots of a newer format; repair it "
+                       "with the program that wrote them. Nothing was changed");
     return m->repair->opts->dry_run ? predict(m, err) : change(m, err);
 }
 

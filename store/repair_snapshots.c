@@ -173,7 +173,7 @@ static int look_at(struct naming *n, size_t number, struct vn_err *err)
     bool deleted = is_deleted(b, m);
 
     manifest = load(b, m, &why);
-    if (!manifest && why.code == VN_E_LIMIT) {
+    if (!manifest && (why.code == VN_E_LIMIT || why.code == VN_E_VERSION)) {
         *err = why;
         return -1;
     }

@@ -459,6 +459,7 @@ struct store_repair_counts {
  * Killed at any moment, another repair goes on or begins anew; nothing that
  * could be read before cannot be read after. With dry_run only counts and
  * findings are made. VN_E_STATE: somebody is at work, named by process.
+ * VN_E_VERSION: a newer program wrote packs or snapshots; nothing was changed.
  * VN_E_NOT_FOUND, VN_E_FORMAT: no store there, or its config.json is damaged,
  * which cannot be repaired: put it back from a copy.
  */

@@ -165,6 +165,7 @@ static int bad_snapshot(struct verify *v, const struct index_snapshot *row,
     struct chunk_place place;
 
     json_object_set_new(where, "snapshot", json_string(row->name));
+    v->newer |= why->code == VN_E_VERSION;
     verify_found(v, where, "%s", why->msg);
     if (!slot) {
         if (index_find(v->store->index, &row->id, 1, &place, err) < 0)

@@ -100,6 +100,7 @@ struct verify {
     size_t lost_count;
     struct verify_state *state; /* NULL: nothing is noted down */
     bool mend_names;            /* the tables of snapshots do not agree */
+    bool newer; /* packs or manifests of a format that is not known here */
 };
 
 /* The whole store, without locks; verify_done() in any case. */
@@ -157,6 +158,7 @@ struct pack_note {
 struct pack_report {
     uint64_t matched;
     bool unusable;
+    bool newer; /* unusable, as its format is not known here */
     bool gone;
     bool before;
     uint64_t chunks; /* looked at */

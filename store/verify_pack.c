@@ -181,6 +181,7 @@ static void look(struct look *l)
     l->report->gone = l->report->unusable = check_size(l, &why) < 0;
     if (!l->report->gone)
         l->report->unusable = open_pack(l, damage, &why) < 0;
+    l->report->newer = l->report->unusable && why.code == VN_E_VERSION;
     if (l->report->unusable) {
         add_note(l->report, why.msg);
         return;

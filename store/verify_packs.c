@@ -108,6 +108,7 @@ static void take_report(struct verify *v, struct verify_pack *pack,
     pack->matched = report->matched;
     pack->gone = report->gone;
     pack->unusable = report->unusable;
+    v->newer |= report->newer;
     v->counts.chunks += report->chunks;
     for (size_t k = 0; k < report->note_count; k++)
         if (report->notes[k].is_chunk)

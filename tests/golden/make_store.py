@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make store-FORMAT-IDENTITY.tar.xz and store-FORMAT.txt: small stores.
 
-    make_store.py VNSTORE FORMAT
+    make_store.py VNSTORE FORMAT [domains]
 
 They stay readable for ever: tests/unit/test_store_golden.c opens them, as does
 tests/verify/store.py. Run it once for each new format, with the program that
@@ -11,7 +11,8 @@ those that are there is that they are old.
 Each store has packs with raw and with LZ4 chunks, maps of all heights, images
 that end in a page of zeros, in a part of a page and with no bytes at all, pages
 shared between images, two versions of a series, another series, and a deleted
-snapshot with its tombstone. store-FORMAT.txt has a line for each object:
+snapshot with its tombstone. With `domains` snapshots are in several of these,
+and some packs were compressed once more. store-FORMAT.txt has a line for each object:
 snapshot, object, size, and SHA-256 over its pages that are not all zeros, each
 as its offset (8 bytes, little-endian) and its bytes (the last page cut to the
 size).
@@ -83,7 +84,7 @@ def images():
     return first, second
 
 
-def make(program, identity, folder, snapshots):
+def make(program, identity, folder, snapshots, domains):
     store = os.path.join(folder, "store")
 
     def run(*args):
@@ -92,12 +93,15 @@ def make(program, identity, folder, snapshots):
 
     subprocess.run([program, "init", "--id", identity, store], check=True)
     for name, objects in snapshots:
+        domain = domains.get(name)
         work = tempfile.mkdtemp(dir=folder)
         paths = []
         for obj, (size, pages) in objects.items():
             paths.append(os.path.join(work, obj))
             write(paths[-1], size, pages)
-        run("put", name, *paths)
+        run("put", name, *paths, *(["--domain", domain] if domain else []))
+        if name == "gone" and domains:
+            run("gc", "--recompress=zstd")
     run("delete", "gone@1")
     run("verify")
     return store
@@ -114,18 +118,24 @@ def main():
     program, number = os.path.abspath(sys.argv[1]), sys.argv[2]
     here = os.path.dirname(os.path.abspath(__file__))
     first, second = images()
+    part = {"part": first["part"]}
     snapshots = [("lab", first), ("gone", {"disk": second["disk"]}),
-                 ("lab", second), ("single", {"part": first["part"]})]
+                 ("lab", second), ("single", part)]
+    listed = [("lab@1", first), ("lab@2", second), ("single@1", part)]
+    domains = {}
+    if sys.argv[3:] == ["domains"]:
+        domains = {"lab": "red", "gone": "red", "single": "Blue.team-2"}
+        snapshots.append(("own", part))
+        listed.append(("own@1", part))
     for identity in ("blake3", "sha256"):
         name = os.path.join(here, "store-%s-%s.tar.xz" % (number, identity))
         with tempfile.TemporaryDirectory() as folder:
-            store = make(program, identity, folder, snapshots)
+            store = make(program, identity, folder, snapshots, domains)
             with tarfile.open(name, "w:xz", preset=9) as tar:
                 tar.add(store, "store", filter=plain)
     with open(os.path.join(here, "store-%s.txt" % number), "w",
               encoding="ascii") as f:
-        for name, objects in (("lab@1", first), ("lab@2", second),
-                              ("single@1", {"part": first["part"]})):
+        for name, objects in listed:
             for obj, (size, pages) in sorted(objects.items()):
                 print(name, "file/" + obj, size, digest(pages), file=f)
 

@@ -18,7 +18,11 @@
 #include <openssl/evp.h>
 #include <stdio.h>
 
-static const char *const names[] = {"store-1-blake3", "store-1-sha256"};
+/* What is being tested. */
+static struct golden {
+    const char *list;   /* of its contents */
+    unsigned snapshots; /* in it */
+} golden;
 
 /* Unpack one of them as the fixture's store. */
 static void unpack(const char *name, const char *dir)
@@ -43,9 +47,12 @@ static void unpack(const char *name, const char *dir)
     archive_read_free(from);
 }
 
-static int setup(void **state, const char *name)
+static int setup(void **state, const char *name, const char *list,
+                 unsigned snapshots)
 {
     struct store_fixture *f;
+
+    golden = (struct golden){.list = list, .snapshots = snapshots};
 
     if (fixture_setup(state) < 0)
         return -1;
@@ -61,12 +68,22 @@ static int setup(void **state, const char *name)
 
 static int setup_blake3(void **state)
 {
-    return setup(state, names[0]);
+    return setup(state, "store-1-blake3", "store-1", 3);
 }
 
 static int setup_sha256(void **state)
 {
-    return setup(state, names[1]);
+    return setup(state, "store-1-sha256", "store-1", 3);
+}
+
+static int setup_domains_blake3(void **state)
+{
+    return setup(state, "store-1-domains-blake3", "store-1-domains", 4);
+}
+
+static int setup_domains_sha256(void **state)
+{
+    return setup(state, "store-1-domains-sha256", "store-1-domains", 4);
 }
 
 static void open_store(struct store_fixture *f)
@@ -124,10 +141,11 @@ static void digest(struct store *store, const struct map_root *root,
         snprintf(hex + 2 * i, 3, "%02x", sum[i]);
 }
 
-/* Each line of store-1.txt; nothing else is in the snapshots. */
+/* Each line of the list; nothing else is in the snapshots. */
 static void assert_contents(struct store *store)
 {
-    vn_auto(free) char *path = vn_format("%s/golden/store-1.txt", TESTS_DIR);
+    vn_auto(free) char *path =
+        vn_format("%s/golden/%s.txt", TESTS_DIR, golden.list);
     FILE *list = fopen(path, "r");
     char name[65], object[65], wanted[65], got[65];
     unsigned long long size;
@@ -155,7 +173,7 @@ static void assert_contents(struct store *store)
     }
     assert_true(feof(list));
     fclose(list);
-    assert_int_equal(json_array_size(all), 3);
+    assert_int_equal(json_array_size(all), golden.snapshots);
     json_array_foreach (all, i, manifest)
         objects += json_object_size(json_object_get(manifest, "objects"));
     assert_int_equal(objects, lines);
@@ -218,6 +236,50 @@ static void test_goes_on(void **state)
     free(name);
 }
 
+/* The same of a store with domains: what one has is known there only, also
+ * after all packs were written anew. */
+static void test_domains_go_on(void **state)
+{
+    static const char *const domains[] = {"red", "Blue.team-2", NULL, "new"};
+    static const uint64_t known[] = {5, 5, 5, 0}; /* pages of "part" */
+    const struct store_gc_opts opts = {.threshold_percent = 1,
+                                       .recompress_level = 1};
+    struct store_fixture *f = *state;
+    struct vn_err err = VN_ERR_INIT;
+    struct store_gc_counts gc;
+    uint8_t data[5 * PAGE - 100];
+    struct image_reader *reader;
+    struct map_root root;
+    json_t *manifest;
+
+    open_store(f);
+    manifest = store_load(f->store, "single@1", &err);
+    assert_made(manifest, &err);
+    assert_string_equal(manifest_domain(manifest), "Blue.team-2");
+    assert_ok(manifest_object(manifest, "file/part", &root, &err), &err);
+    json_decref(manifest);
+    reader = image_reader_open(f->store, &root, &err);
+    assert_made(reader, &err);
+    assert_ok(image_reader_read(reader, 0, data, sizeof(data), &err), &err);
+    image_reader_free(reader);
+    assert_ok(store_gc(f->store, &opts, &gc, &err), &err);
+    for (size_t i = 0; i < VN_COUNT(domains); i++) {
+        struct store_writer *writer =
+            store_writer_open_in(f->store, domains[i], &err);
+        struct store_counts c;
+
+        assert_made(writer, &err);
+        put_image(writer, data, sizeof(data), NULL);
+        assert_ok(store_writer_flush(writer, &err), &err);
+        store_writer_counts(writer, &c);
+        store_writer_free(writer);
+        assert_int_equal(c.bytes_known, known[i] * PAGE);
+        assert_int_equal(c.bytes_new, (5 - known[i]) * PAGE);
+    }
+    assert_contents(f->store);
+    assert_int_equal(count_findings(f->store), 0);
+}
+
 /* The Python reader, which knows nothing of our code, agrees. */
 static void test_python(void **state)
 {
@@ -245,7 +307,9 @@ static void test_python(void **state)
     file = fopen(out, "r");
     assert_non_null(fgets(line, sizeof(line), file));
     fclose(file);
-    assert_non_null(strstr(line, " 3 manifests, 0 findings"));
+    assert_non_null(strstr(line, " manifests, 0 findings"));
+    assert_int_equal(strtoul(strstr(line, "chunks, ") + 8, NULL, 10),
+                     golden.snapshots);
     open_store(f);
     manifest = store_load(f->store, "lab@1", &err);
     assert_made(manifest, &err);
@@ -369,6 +433,23 @@ static void collect(void *context, const char *sentence)
     snprintf(findings + used, sizeof(findings) - used, "%s\n", sentence);
 }
 
+/* What cannot be read because it is newer is not given up. */
+static void assert_not_repaired(struct store_fixture *f)
+{
+    struct vn_err err = VN_ERR_INIT;
+    struct store_repair_counts counts;
+
+    for (int rebuild = 0; rebuild < 2; rebuild++) {
+        const struct store_repair_opts opts = {.rebuild_index = rebuild};
+
+        assert_int_equal(store_repair(f->path, &opts, &counts, &err), -1);
+        assert_int_equal(err.code, VN_E_VERSION);
+        assert_int_equal(counts.chunks_lost + counts.packs_new, 0);
+    }
+    open_store(f);
+    assert_contents(f->store);
+}
+
 /* Chunks of such a pack are still read where the index has them; verify says
  * what it is. */
 static void test_newer_pack(void **state)
@@ -400,11 +481,19 @@ static void test_newer_pack(void **state)
     assert_true(count > 0);
     if (!strstr(findings, "99") || !strstr(findings, "this program knows"))
         fail_msg("%s", findings);
+    store_close(vn_steal(&f->store));
+    assert_not_repaired(f);
 }
 
 #define WITH_BOTH(test)                                                        \
     cmocka_unit_test_setup_teardown(test, setup_blake3, fixture_teardown),     \
         cmocka_unit_test_setup_teardown(test, setup_sha256, fixture_teardown)
+
+#define WITH_DOMAINS(test)                                                     \
+    cmocka_unit_test_setup_teardown(test, setup_domains_blake3,                \
+                                    fixture_teardown),                         \
+        cmocka_unit_test_setup_teardown(test, setup_domains_sha256,            \
+                                        fixture_teardown)
 
 int main(void)
 {
@@ -412,7 +501,8 @@ int main(void)
         WITH_BOTH(test_contents),    WITH_BOTH(test_goes_on),
         WITH_BOTH(test_python),      WITH_BOTH(test_newer_config),
         WITH_BOTH(test_newer_index), WITH_BOTH(test_newer_manifest),
-        WITH_BOTH(test_newer_pack),
+        WITH_BOTH(test_newer_pack),  WITH_DOMAINS(test_contents),
+        WITH_DOMAINS(test_python),   WITH_DOMAINS(test_domains_go_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -310,30 +310,37 @@ KINDS = {PAGE: "page", LEAF: "leaf", INNER: "inner", MANIFEST: "manifest",
 RAW_MAX = {PAGE: 4096, LEAF: 8 + 512 * 32, INNER: 8 + 512 * 16,
            MANIFEST: 32 << 20, TOMBSTONE: 40}
 HEADER, ENTRY, FOOTER = 64, 48, 80
+DOMAIN = 8  # bytes behind the directory's entries, of versions 3 and 4
+CODEC_MAX = {1: 1, 2: 2, 3: 1, 4: 2}  # by version
 
 
 def parse_pack(data, store_id, number):
-    """The entries of a pack: (full id, kind, codec, offset, stored, raw)."""
+    """The domain of a pack's pages, 0: the store's, and its entries: (full id,
+    kind, codec, offset, stored, raw)."""
     if len(data) < HEADER + FOOTER:
         raise Damage("%d bytes" % len(data))
     footer = data[-FOOTER:]
     if footer[:8] != b"VNSTPEND" or xxh3_128(footer[:64]) != footer[64:]:
         raise Damage("its footer is damaged")
     version, count, offset, pack_id = struct.unpack_from("<IIQQ", footer, 8)
-    if version not in (1, 2):
-        raise Damage("format %d, this program knows 1 and 2" % version)
-    if pack_id != number or offset != len(data) - FOOTER - count * ENTRY \
-            or offset < HEADER:
+    if version not in CODEC_MAX:
+        raise Damage("format %d, this program knows 1 to 4" % version)
+    extra = DOMAIN if version >= 3 else 0
+    if pack_id != number or offset < HEADER or \
+            offset + count * ENTRY + extra + FOOTER != len(data):
         raise Damage("its footer does not fit it")
     if xxh3_128(data[offset:-FOOTER]) != footer[48:64]:
         raise Damage("its directory is damaged")
     if xxh3_128(data[HEADER:offset]) != footer[32:48]:
         raise Damage("its chunks are damaged")
+    domain = le64(data, len(data) - FOOTER - DOMAIN) if extra else 0
+    if extra and domain == 0:
+        raise Damage("version %d without a domain" % version)
     header = data[:HEADER]
     if header[:8] != b"VNSTPACK" or xxh3_128(header[:48]) != header[48:] or \
             struct.unpack_from("<IIQ", header, 8)[:2] != (version, 0) or \
             header[16:32] != store_id or \
-            struct.unpack_from("<QQ", header, 32) != (pack_id, 0):
+            struct.unpack_from("<QQ", header, 32) != (pack_id, domain):
         raise Damage("its header is damaged")
     entries = []
     due = HEADER
@@ -341,14 +348,14 @@ def parse_pack(data, store_id, number):
         at = offset + i * ENTRY
         kind, codec, zero, start, stored, raw = struct.unpack_from(
             "<BBHIII", data, at + 32)
-        if kind not in KINDS or codec > version or zero or start != due or \
+        if kind not in KINDS or codec > CODEC_MAX[version] or zero or start != due or \
                 not 0 < stored <= raw <= RAW_MAX[kind]:
             raise Damage("entry %d of its directory is wrong" % i)
         entries.append((data[at:at + 32], kind, codec, start, stored, raw))
         due += stored
     if due != offset:
         raise Damage("its chunks do not end where its directory begins")
-    return entries
+    return domain, entries
 
 
 def check_of(text):
@@ -381,9 +388,10 @@ class Store:
         self.store_id = bytes.fromhex(config["store_id"])
         key = bytes.fromhex(config["key"])
         derive, self.keyed_hash = IDENTITIES[config["identity"]]
-        self.keys = {kind: derive(b"vnstore v1 chunk kind " + name.encode(),
-                                  key)
+        self.derive = lambda context: derive(context.encode(), key)
+        self.keys = {kind: self.derive("vnstore v1 chunk kind " + name)
                      for kind, name in KINDS.items()}
+        self.page_keys = {0: self.keys[PAGE]}  # by domain
 
     def found(self, sentence):
         self.findings += 1
@@ -405,17 +413,32 @@ class Store:
         self.manifests = [short for short, number in self.written.items()
                           if number > self.deleted.get(short, -1)]
 
+    def key(self, kind, domain):
+        """That of pages differs from domain to domain."""
+        if kind != PAGE:
+            return self.keys[kind]
+        if domain not in self.page_keys:
+            self.page_keys[domain] = self.derive(
+                "vnstore v1 domain page %016x" % domain)
+        return self.page_keys[domain]
+
+    def tag(self, name):
+        """Of a domain of that name; None: the store's."""
+        if name is None:
+            return 0
+        return le64(self.derive("vnstore v1 domain tag " + name), 0) or 1
+
     def load_pack(self, path, number):
         with open(path, "rb") as f:
             data = f.read()
         try:
-            entries = parse_pack(data, self.store_id, number)
+            domain, entries = parse_pack(data, self.store_id, number)
         except Damage as damage:
             self.found("pack %012x: %s" % (number, damage))
             return
         self.packs += 1
         for full, kind, codec, start, stored, raw in entries:
-            place = (path, start, stored, codec, raw, full)
+            place = (path, start, stored, codec, raw, full, domain)
             short = full[:16]
             if not self.quick:
                 try:
@@ -425,6 +448,9 @@ class Store:
                                (number, short.hex(), damage))
                     continue
             self.chunks.setdefault((kind, short), place)
+            if kind in (MANIFEST, TOMBSTONE) and domain:
+                self.found("pack %012x: a %s in a pack of a domain" %
+                           (number, KINDS[kind]))
             if kind == MANIFEST:
                 self.written[short] = max(number, self.written.get(short, 0))
             if kind == TOMBSTONE:
@@ -439,7 +465,7 @@ class Store:
         self.deleted[short] = max(number, self.deleted.get(short, -1))
 
     def decode(self, kind, place, stored):
-        codec, raw, full = place[3:]
+        codec, raw, full, domain = place[3:]
         if codec == 2:
             try:
                 content = zstd.decode(stored, RAW_MAX[kind])
@@ -451,7 +477,7 @@ class Store:
         if len(content) != raw:
             raise Damage("%d bytes instead of %d" % (len(content), raw))
         if not self.quick and \
-                self.keyed_hash(self.keys[kind], content) != full:
+                self.keyed_hash(self.key(kind, domain), content) != full:
             raise Damage("content and id differ")
         return content
 
@@ -465,8 +491,16 @@ class Store:
 
     def manifest(self, short):
         document = json.loads(self.read(MANIFEST, short))
-        if document["format"] != 1:
+        if document["format"] not in (1, 3):
             raise Damage("manifest of format %r" % document["format"])
+        name = document["meta"].get("domain")
+        tag = self.tag(name)
+        for entry in document["objects"].values():
+            domain = int(entry.get("domain", "0"), 16)
+            if domain and document["format"] != 3:
+                raise Damage("a domain in format %r" % document["format"])
+            if domain != tag:
+                raise Damage("an object is not of domain %r" % name)
         return document
 
     def pages(self, root, size):
@@ -501,7 +535,11 @@ def check(store):
             for name, entry in sorted(document["objects"].items()):
                 for page, child in store.pages(bytes.fromhex(entry["root"]),
                                                entry["size"]):
-                    if (PAGE, child) not in store.chunks:
+                    place = store.chunks.get((PAGE, child))
+                    if place and place[6] != int(entry.get("domain", "0"), 16):
+                        raise Damage("object %s: page %d is of another domain"
+                                     % (name, page))
+                    if not place:
                         raise Damage("object %s: page %d, chunk %s, is in no "
                                      "pack" % (name, page, child.hex()))
                     if page * 4096 >= entry["size"]:
