@@ -158,9 +158,9 @@ struct pack_note {
 struct pack_report {
     uint64_t matched;
     bool unusable;
-    bool newer; /* unusable, as its format is not known here */
     bool gone;
     bool before;
+    bool newer; /* unusable, as its format is not known here */
     uint64_t chunks; /* looked at */
     struct pack_note *notes;
     size_t note_count;
