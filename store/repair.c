@@ -4,10 +4,12 @@
  * Repair: make the best of a damaged store.
  *
  *     index      sound (index_check.c)? If not, or if asked for, it is built
- * anew from the packs (repair_index.c, repair_snapshots.c) and takes the old
- * one's place mend       everything is verified; what can be read in damaged
- * packs moves to new ones; what cannot is looked for in all packs, and becomes
- * lost where it is nowhere (repair_mend.c, repair_move.c)
+ *                anew from the packs (repair_index.c, repair_snapshots.c) and
+ *                takes the old one's place
+ *     mend       everything is verified; what can be read in damaged packs
+ *                moves to new ones; what cannot is looked for in all packs, and
+ *                becomes lost where it is nowhere (repair_mend.c,
+ *                repair_move.c)
  *
  * A repair never makes a snapshot worse: nothing that can be read is thrown
  * away, no snapshot is removed, packs that are taken out of use stay on the
