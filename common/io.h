@@ -13,6 +13,9 @@
 int io_read(int fd, void *data, size_t size, struct vn_err *err) VN_MUST_USE;
 int io_pread(int fd, void *data, size_t size, uint64_t offset,
              struct vn_err *err) VN_MUST_USE;
+/* Have the kernel read a range that will be wanted soon. A hint: does not wait
+ * for the disk, and does not fail. */
+void io_read_ahead(int fd, uint64_t offset, uint64_t size);
 int io_write(int fd, const void *data, size_t size,
              struct vn_err *err) VN_MUST_USE;
 int io_pwrite(int fd, const void *data, size_t size, uint64_t offset,

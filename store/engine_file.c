@@ -371,11 +371,13 @@ static uint64_t prefetch_pack(struct engine_file *e, uint64_t pack_id,
 
     if (fd < 0)
         return 0;
-    (void)posix_fadvise(fd, (off_t)offset, (off_t)size, POSIX_FADV_WILLNEED);
     if (fstat(fd, &st) == 0 && offset + size > (uint64_t)st.st_size)
         behind = offset + size - (uint64_t)st.st_size;
+    if (behind > size)
+        behind = size;
+    io_read_ahead(fd, offset, size - behind);
     release_fd(e, slot, fd);
-    return behind < size ? behind : size;
+    return behind;
 }
 
 static void file_prefetch(struct engine *engine, uint64_t pack_id,

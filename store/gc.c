@@ -21,6 +21,7 @@
  *                packs and the index turned to them; then condemn and sweep
  *                what they left. In batches, so that the copies of a whole
  *                store never need its size once more
+ *     forget     rows of lost chunks that no snapshot needs any more
  *     tidy       the index packed densely where it has become sparse
  *                (index_compact.c), its free pages given back (index_punch.c)
  *
@@ -208,7 +209,9 @@ static int collect(struct gc *gc, struct vn_err *err)
         predict(gc);
         return 0;
     }
-    return change(gc, err) < 0 ? -1 : tidy_index(gc, err);
+    if (change(gc, err) < 0 || gc_forget_lost(gc, err) < 0)
+        return -1;
+    return tidy_index(gc, err);
 }
 
 struct engine_lock *store_lock(struct store *store, bool exclusive,

@@ -6,6 +6,8 @@
 #include "store/gc_marks.h"
 #include "store/store_internal.h"
 
+#define GC_PROGRESS_CHUNKS 8192u /* rows between two words about progress */
+
 /* What gc learnt about a pack. */
 struct gc_pack {
     uint64_t id;
@@ -32,6 +34,7 @@ struct gc {
      * refer to them as his own. */
     uint64_t fence;
     uint64_t next_seq;     /* snapshots of lower seq were walked */
+    uint64_t marked_seq;   /* what those of lower seq need is marked */
     struct gc_pack *packs; /* by rising id */
     size_t pack_count;
     uint64_t rewrite_total; /* packs, for progress */
@@ -78,5 +81,9 @@ int gc_condemn(struct gc *gc, struct vn_err *err) VN_MUST_USE;
  * from, to: its share of the progress. */
 int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
              struct vn_err *err) VN_MUST_USE;
+
+/* Forget lost chunks that no snapshot needs. What cannot be done now, as
+ * snapshots come in between or the disk is full, is left to the next gc. */
+int gc_forget_lost(struct gc *gc, struct vn_err *err) VN_MUST_USE;
 
 #endif

@@ -7,9 +7,10 @@
  * A pack is read whole and held against its checksums, so that damage is not
  * copied; one that is damaged stays as it is, for verify and repair. Chunks are
  * copied compressed as they are, in the order in which they lay: neighbours of
- * one image stay neighbours. When the new pack is durable the index turns its
- * chunks to it, in one transaction, each only if it is still where it was
- * copied from.
+ * one image stay neighbours. When new packs with some hundred thousand chunks
+ * are durable the index turns these to them, each only if it is still where it
+ * was copied from: ids are uniform, so the chunks of one pack lie all over the
+ * index, and to turn them pack by pack would write the whole of it for each.
  *
  * A pack counts as emptied when all its live chunks are in packs that were
  * entered. What is live was counted by the scan; where the directory has
@@ -32,40 +33,29 @@
 
 #include "common/auto.h"
 #include "store/codec_zstd.h"
+#include "store/id_sort.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#define MOVES_MAX 262144u /* chunks in packs that are not entered: 21 MiB */
 
 struct rewrite {
     struct gc *gc;
     struct pack_builder *builder;
     struct ident ident;       /* in the builder's domain */
     struct codec_zstd *codec; /* NULL: chunks stay as they are */
-    struct index_move *moves; /* from what the builder holds */
+    struct index_move *moves;
     size_t move_count;
     size_t move_capacity;
+    size_t durable; /* of these, the first are in packs that were put */
+    struct index_pack *made; /* packs that were put and are not in the index */
+    size_t made_count;
+    size_t made_capacity;
     struct gc_pack **packs; /* to be rewritten, by domain, then by number */
     size_t pack_count;
     size_t first; /* first of these that is not wholly in entered packs */
 };
-
-/* A live chunk of a pack, in the order of ids while it is looked up. */
-struct candidate {
-    struct chunk_id id;
-    uint32_t entry; /* in the pack's directory */
-};
-
-static int by_id(const void *a, const void *b)
-{
-    return chunk_id_compare(&((const struct candidate *)a)->id,
-                            &((const struct candidate *)b)->id);
-}
-
-static int by_move(const void *a, const void *b)
-{
-    return chunk_id_compare(&((const struct index_move *)a)->id,
-                            &((const struct index_move *)b)->id);
-}
 
 /* ---- writing ---------------------------------------------------------- */
 
@@ -95,30 +85,53 @@ static void add_move(struct rewrite *r, uint64_t pack_id,
     move->to.codec = to->codec;
 }
 
-/* Write the copies, turn the index to them. */
-static int flush(struct rewrite *r, struct vn_err *err)
+static void add_pack(struct rewrite *r, const struct index_pack *pack)
+{
+    if (r->made_count == r->made_capacity) {
+        r->made_capacity = r->made_capacity ? 2 * r->made_capacity : 64;
+        r->made = realloc(r->made, r->made_capacity * sizeof(*r->made));
+        if (!r->made)
+            abort();
+    }
+    r->made[r->made_count++] = *pack;
+}
+
+/* Write the copies in the builder. */
+static int put_pack(struct rewrite *r, struct vn_err *err)
 {
     struct store *store = r->gc->store;
     struct index_pack pack;
     uint64_t pack_id;
 
-    if (r->move_count == 0)
+    if (r->durable == r->move_count)
         return 0;
     if (index_take_pack_ids(store->index, 1, &pack_id, err) < 0 ||
         store_put_pack(store, r->builder, pack_id, &pack, err) < 0)
         return -1;
-    for (size_t i = 0; i < r->move_count; i++)
-        r->moves[i].to.pack_id = pack_id;
-    qsort(r->moves, r->move_count, sizeof(*r->moves), by_move);
-    if (index_move(store->index, &pack, r->moves, r->move_count, err) < 0) {
-        store_abandon_pack(store, pack_id);
-        return -1;
-    }
-    r->move_count = 0;
+    add_pack(r, &pack);
+    for (; r->durable < r->move_count; r->durable++)
+        r->moves[r->durable].to.pack_id = pack_id;
     pack_builder_reset(r->builder);
-    r->gc->counts.packs_new++;
-    r->gc->counts.bytes_written += pack.size;
     return 0;
+}
+
+static void sort_moves(const struct rewrite *r, struct index_move *sorted)
+{
+    size_t count = r->move_count;
+    vn_auto(free) struct id_key *keys = vn_alloc(2 * count * sizeof(*keys));
+
+    for (size_t i = 0; i < count; i++)
+        keys[i] = id_key_of(&r->moves[i].id, (uint32_t)i);
+    id_sort(keys, keys + count, count);
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = r->moves[keys[i].number];
+}
+
+static void abandon_packs(struct rewrite *r)
+{
+    for (size_t i = 0; i < r->made_count; i++)
+        store_abandon_pack(r->gc->store, r->made[i].id);
+    r->made_count = 0;
 }
 
 /* Packs before the `end`th are wholly in packs that were entered. */
@@ -133,6 +146,31 @@ static void note_emptied(struct rewrite *r, size_t end)
         pack->remove = true;
         r->gc->counts.packs_rewritten++;
     }
+}
+
+/* Write what is left and turn the index to all of it; packs before the
+ * `end`th are empty then. */
+static int enter(struct rewrite *r, size_t end, struct vn_err *err)
+{
+    vn_auto(free) struct index_move *sorted = NULL;
+
+    if (put_pack(r, err) < 0)
+        return -1;
+    if (r->move_count > 0) {
+        sorted = vn_alloc(r->move_count * sizeof(*sorted));
+        sort_moves(r, sorted);
+        if (index_move(r->gc->store->index, r->made, r->made_count, sorted,
+                       r->move_count, err) < 0)
+            return -1;
+    }
+    r->gc->counts.packs_new += r->made_count;
+    for (size_t i = 0; i < r->made_count; i++)
+        r->gc->counts.bytes_written += r->made[i].size;
+    r->made_count = 0;
+    r->move_count = 0;
+    r->durable = 0;
+    note_emptied(r, end);
+    return 0;
 }
 
 /* ---- reading ---------------------------------------------------------- */
@@ -173,33 +211,32 @@ static int read_pack(struct rewrite *r, const struct gc_pack *pack,
 static int choose_entries(struct rewrite *r, const struct pack *parsed,
                           bool *keep, uint32_t *ret_count, struct vn_err *err)
 {
-    vn_auto(free) struct candidate *candidates =
-        vn_alloc(parsed->count * sizeof(*candidates));
+    vn_auto(free) uint32_t *numbers =
+        vn_alloc(parsed->count * sizeof(*numbers));
     vn_auto(free) struct chunk_id *ids = vn_alloc(parsed->count * sizeof(*ids));
     vn_auto(free) struct chunk_place *places =
         vn_alloc(parsed->count * sizeof(*places));
     uint32_t kept = 0;
     size_t count = 0;
 
-    for (uint32_t i = 0; i < parsed->count; i++)
-        candidates[i] = (struct candidate){
-            .id = ident_short(&parsed->entries[i].id), .entry = i};
-    qsort(candidates, parsed->count, sizeof(*candidates), by_id);
-    for (uint32_t i = 0; i < parsed->count; i++)
-        if (gc_marks_has(r->gc->marks, &candidates[i].id)) {
-            candidates[count] = candidates[i];
-            ids[count++] = candidates[i].id;
-        }
+    for (uint32_t i = 0; i < parsed->count; i++) {
+        struct chunk_id id = ident_short(&parsed->entries[i].id);
+
+        if (!gc_marks_has(r->gc->marks, &id))
+            continue;
+        numbers[count] = i;
+        ids[count++] = id;
+    }
     if (index_find(r->gc->store->index, ids, count, places, err) < 0)
         return -1;
     for (size_t i = 0; i < count; i++) {
-        const struct pack_entry *entry = &parsed->entries[candidates[i].entry];
+        const struct pack_entry *entry = &parsed->entries[numbers[i]];
 
         if (places[i].stored_size != entry->stored_size ||
             places[i].pack_id != parsed->id ||
             places[i].offset != entry->offset)
             continue;
-        keep[candidates[i].entry] = true;
+        keep[numbers[i]] = true;
         kept++;
     }
     *ret_count = kept;
@@ -229,22 +266,14 @@ static int copy_entry(struct rewrite *r, const struct pack *parsed,
     return 0;
 }
 
-static int flush_before(struct rewrite *r, size_t number, struct vn_err *err)
-{
-    if (flush(r, err) < 0)
-        return -1;
-    note_emptied(r, number);
-    return 0;
-}
-
 /* Begin another pack if what comes may not be with what is in the open one. */
-static int separate(struct rewrite *r, size_t number, const struct pack *parsed,
-                    bool zstd, struct vn_err *err)
+static int separate(struct rewrite *r, const struct pack *parsed, bool zstd,
+                    struct vn_err *err)
 {
     if (zstd == pack_builder_has_zstd(r->builder) &&
         parsed->domain == r->ident.domain)
         return 0;
-    if (flush_before(r, number, err) < 0)
+    if (put_pack(r, err) < 0)
         return -1;
     pack_builder_set_domain(r->builder, parsed->domain);
     ident_in_domain(&r->gc->store->ident, parsed->domain, &r->ident);
@@ -258,7 +287,7 @@ static int copy_entries(struct rewrite *r, size_t number,
 {
     bool zstd = r->codec || pack_version_has_zstd(parsed->version);
 
-    if (separate(r, number, parsed, zstd, err) < 0)
+    if (separate(r, parsed, zstd, err) < 0)
         return -1;
     for (uint32_t i = 0; i < parsed->count; i++) {
         const struct pack_entry *from = &parsed->entries[i];
@@ -267,7 +296,9 @@ static int copy_entries(struct rewrite *r, size_t number,
         if (!keep[i])
             continue;
         if (pack_builder_size(r->builder) >= PACK_TARGET_SIZE &&
-            flush_before(r, number, err) < 0)
+            put_pack(r, err) < 0)
+            return -1;
+        if (r->durable >= MOVES_MAX && enter(r, number, err) < 0)
             return -1;
         if (zstd)
             pack_builder_set_zstd(r->builder);
@@ -310,6 +341,14 @@ static int rewrite_pack(struct rewrite *r, size_t number, struct vn_err *err)
     return result < 0 ? -1 : 0;
 }
 
+/* While one pack is worked on the next one is read. */
+static void prefetch(const struct rewrite *r, size_t i)
+{
+    if (i < r->pack_count)
+        engine_prefetch(r->gc->store->engine, r->packs[i]->id, 0,
+                        r->packs[i]->size);
+}
+
 static int by_domain(const void *a, const void *b)
 {
     const struct gc_pack *x = *(struct gc_pack *const *)a;
@@ -339,12 +378,13 @@ static int rewrite_batch(struct rewrite *r, uint64_t batch_bytes,
     size_t i;
 
     for (i = 0; i < r->pack_count && bytes < batch_bytes; i++) {
+        prefetch(r, i + 1);
         if (rewrite_pack(r, i, err) < 0)
             return -1;
         bytes += r->packs[i]->size;
         gc_progress(gc, 600, 900, ++gc->rewrite_done, gc->rewrite_total);
     }
-    return flush_before(r, i, err);
+    return enter(r, i, err);
 }
 
 int gc_rewrite(struct gc *gc, uint64_t batch_bytes, struct vn_err *err)
@@ -357,9 +397,11 @@ int gc_rewrite(struct gc *gc, uint64_t batch_bytes, struct vn_err *err)
     r.builder = pack_builder_new(gc->store->config.store_id);
     choose_order(&r);
     result = rewrite_batch(&r, batch_bytes, err);
+    abandon_packs(&r); /* those that are not entered, after a failure */
     codec_zstd_free(r.codec);
     pack_builder_free(r.builder);
     free(r.moves);
+    free(r.made);
     free(r.packs);
     return result < 0 ? vn_wrap(err, "rewriting packs") : 0;
 }

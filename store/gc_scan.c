@@ -8,9 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PACK_BATCH     1024u
-#define CHUNK_BATCH    8192u
-#define SNAPSHOT_BATCH 256u
+#define PACK_BATCH 1024u
 
 /* ---- orphans ---------------------------------------------------------- */
 
@@ -52,32 +50,18 @@ static int by_entry(const void *a, const void *b)
 /* Keep in the sorted listing only what the index does not know. */
 static int keep_unknown(struct gc *gc, struct listing *l, struct vn_err *err)
 {
-    vn_auto(free) struct index_pack *rows =
-        vn_alloc(PACK_BATCH * sizeof(*rows));
-    uint64_t from = 0;
-    size_t row = 0;
-    size_t rows_count = 0;
+    struct index_packs step = {.index = gc->store->index};
+    const struct index_pack *row;
     size_t kept = 0;
-    bool end = false;
+    int more = index_next_pack(&step, &row, err);
 
-    for (size_t i = 0; i < l->count;) {
-        uint64_t id = l->entries[i].pack_id;
-
-        if (row == rows_count && !end) {
-            if (index_list_packs(gc->store->index, from, PACK_BATCH, rows,
-                                 &rows_count, err) < 0)
-                return -1;
-            row = 0;
-            end = rows_count == 0;
-            from = rows_count ? rows[rows_count - 1].id + 1 : 0;
-        }
-        if (row < rows_count && rows[row].id < id) {
-            row++;
-            continue;
-        }
-        if (row == rows_count || rows[row].id != id)
+    for (size_t i = 0; i < l->count; i++) {
+        while (more > 0 && row->id < l->entries[i].pack_id)
+            more = index_next_pack(&step, &row, err);
+        if (more < 0)
+            return -1;
+        if (more == 0 || row->id != l->entries[i].pack_id)
             l->entries[kept++] = l->entries[i];
-        i++;
     }
     l->count = kept;
     return 0;
@@ -155,28 +139,23 @@ static int walk_snapshot(struct gc *gc, const struct index_snapshot *row,
 int gc_walk_snapshots(struct gc *gc, uint64_t from, uint64_t total,
                       struct vn_err *err)
 {
-    vn_auto(free) struct index_snapshot *rows =
-        vn_alloc(SNAPSHOT_BATCH * sizeof(*rows));
+    struct index_snapshots step = {.index = gc->store->index, .from = from};
+    const struct index_snapshot *row;
     struct index_state state;
     uint64_t done = 0;
-    size_t count;
+    int more;
 
     if (index_read_state(gc->store->index, &state, NULL, err) < 0)
         return -1;
-    do {
-        if (index_list_snapshots(gc->store->index, from, SNAPSHOT_BATCH, rows,
-                                 &count, err) < 0)
+    while ((more = index_next_snapshot(&step, &row, err)) > 0) {
+        if (walk_snapshot(gc, row, err) < 0)
             return -1;
-        for (size_t i = 0; i < count; i++) {
-            if (walk_snapshot(gc, &rows[i], err) < 0)
-                return -1;
-            if (done < total)
-                gc_progress(gc, 0, 400, ++done, total);
-            from = rows[i].seq + 1;
-        }
-    } while (count == SNAPSHOT_BATCH);
-    gc->next_seq = state.next_seq;
-    return 0;
+        if (done < total)
+            gc_progress(gc, 0, 400, ++done, total);
+    }
+    if (more == 0)
+        gc->next_seq = state.next_seq;
+    return more;
 }
 
 int gc_mark(struct gc *gc, struct vn_err *err)
@@ -190,6 +169,7 @@ int gc_mark(struct gc *gc, struct vn_err *err)
     gc->walk.context = gc;
     if (gc_walk_snapshots(gc, 0, stats.snapshots, err) < 0)
         return -1;
+    gc->marked_seq = gc->next_seq;
     return gc_marks_seal(gc->marks, err);
 }
 
@@ -197,32 +177,25 @@ int gc_mark(struct gc *gc, struct vn_err *err)
 
 static int load_packs(struct gc *gc, struct vn_err *err)
 {
-    vn_auto(free) struct index_pack *rows =
-        vn_alloc(PACK_BATCH * sizeof(*rows));
+    struct index_packs step = {.index = gc->store->index};
+    const struct index_pack *row;
     size_t capacity = 0;
-    uint64_t from = 0;
-    size_t count;
+    int more;
 
-    do {
-        if (index_list_packs(gc->store->index, from, PACK_BATCH, rows, &count,
-                             err) < 0)
-            return -1;
-        if (gc->pack_count + count > capacity) {
+    while ((more = index_next_pack(&step, &row, err)) > 0) {
+        if (gc->pack_count == capacity) {
             capacity = 2 * capacity + PACK_BATCH;
             gc->packs = realloc(gc->packs, capacity * sizeof(*gc->packs));
             if (!gc->packs)
                 abort();
         }
-        for (size_t i = 0; i < count; i++) {
-            gc->packs[gc->pack_count++] =
-                (struct gc_pack){.id = rows[i].id,
-                                 .size = rows[i].size,
-                                 .count = rows[i].count,
-                                 .condemned = rows[i].condemned};
-            from = rows[i].id + 1;
-        }
-    } while (count == PACK_BATCH);
-    return 0;
+        gc->packs[gc->pack_count++] =
+            (struct gc_pack){.id = row->id,
+                             .size = row->size,
+                             .count = row->count,
+                             .condemned = row->condemned};
+    }
+    return more;
 }
 
 /*
@@ -327,28 +300,22 @@ static void choose(struct gc *gc)
 
 int gc_scan(struct gc *gc, struct vn_err *err)
 {
-    vn_auto(free) struct index_chunk *rows =
-        vn_alloc(CHUNK_BATCH * sizeof(*rows));
+    struct index_chunks step = {.index = gc->store->index};
+    const struct index_chunk *row;
     struct index_stats stats;
-    struct chunk_id last;
     uint64_t done = 0;
-    size_t count;
+    int more;
 
     if (index_stats(gc->store->index, &stats, err) < 0 ||
         load_packs(gc, err) < 0)
         return -1;
-    do {
-        if (index_list_chunks(gc->store->index, done ? &last : NULL,
-                              CHUNK_BATCH, rows, &count, err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++)
-            scan_chunk(gc, &rows[i]);
-        if (count > 0)
-            last = rows[count - 1].id;
-        done += count;
-        gc_progress(gc, 400, 500, done < stats.chunks ? done : stats.chunks,
-                    stats.chunks);
-    } while (count == CHUNK_BATCH);
-    choose(gc);
-    return 0;
+    while ((more = index_next_chunk(&step, &row, err)) > 0) {
+        scan_chunk(gc, row);
+        if (++done % GC_PROGRESS_CHUNKS == 0 && done < stats.chunks)
+            gc_progress(gc, 400, 500, done, stats.chunks);
+    }
+    gc_progress(gc, 500, 500, 1, 1);
+    if (more == 0)
+        choose(gc);
+    return more;
 }

@@ -4,10 +4,14 @@
  * Collection: condemning packs, waiting for holds, deleting.
  *
  * Rows are found by going through the whole index in read transactions of
- * CHUNK_BATCH rows, and deleted in write transactions of at most SWEEP_BATCH;
- * between two of them writers get their turn. Going through the index is
- * sequential, 5 million rows a second, and needs nothing of the packs, so
- * packs that cannot be read go as well.
+ * INDEX_STEP_CHUNKS rows, and deleted in write transactions of at most
+ * SWEEP_BATCH; between two of them writers get their turn. Going through the
+ * index is sequential, 5 million rows a second, and needs nothing of the packs,
+ * so packs that cannot be read go as well.
+ *
+ * Lost chunks that nobody needs are forgotten at the end. The mark knows what
+ * snapshots need that were there then, so it is not done if one was published
+ * since, though none can need a lost chunk unless one before it does.
  */
 
 #include "common/auto.h"
@@ -18,7 +22,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define CHUNK_BATCH 8192u
 #define SWEEP_BATCH 32768u
 #define SWEEP_LEAST 32u /* rows in a transaction on a full disk */
 #define PACK_BATCH  1024u
@@ -134,32 +137,26 @@ static int sweep_rows(struct sweep *s, struct vn_err *err)
 
 static int sweep_chunks(struct sweep *s, struct vn_err *err)
 {
-    vn_auto(free) struct index_chunk *rows =
-        vn_alloc(CHUNK_BATCH * sizeof(*rows));
+    struct index_chunks step = {.index = s->gc->store->index};
+    const struct index_chunk *row;
     struct index_stats stats;
-    struct chunk_id last;
     uint64_t done = 0;
-    size_t count;
+    int more;
 
     if (index_stats(s->gc->store->index, &stats, err) < 0)
         return -1;
-    do {
-        if (index_list_chunks(s->gc->store->index, done ? &last : NULL,
-                              CHUNK_BATCH, rows, &count, err) < 0)
+    while ((more = index_next_chunk(&step, &row, err)) > 0) {
+        if (++done % GC_PROGRESS_CHUNKS == 0 && done < stats.chunks)
+            gc_progress(s->gc, s->from, s->to, done, stats.chunks);
+        if (!index_condemned_has(&s->packs, row->place.pack_id))
+            continue;
+        s->rows[s->count++] = *row;
+        if (s->count == SWEEP_BATCH && sweep_rows(s, err) < 0)
             return -1;
-        for (size_t i = 0; i < count; i++) {
-            if (!index_condemned_has(&s->packs, rows[i].place.pack_id))
-                continue;
-            s->rows[s->count++] = rows[i];
-            if (s->count == SWEEP_BATCH && sweep_rows(s, err) < 0)
-                return -1;
-        }
-        if (count > 0)
-            last = rows[count - 1].id;
-        done += count;
-        gc_progress(s->gc, s->from, s->to,
-                    done < stats.chunks ? done : stats.chunks, stats.chunks);
-    } while (count == CHUNK_BATCH);
+    }
+    if (more < 0)
+        return -1;
+    gc_progress(s->gc, s->to, s->to, 1, 1);
     return sweep_rows(s, err);
 }
 
@@ -259,4 +256,29 @@ int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
     }
     index_condemned_done(&s.packs);
     return result;
+}
+
+/* ---- lost chunks ------------------------------------------------------ */
+
+int gc_forget_lost(struct gc *gc, struct vn_err *err)
+{
+    vn_auto(free) struct index_lost *lost = NULL;
+    vn_auto(free) struct chunk_id *ids = NULL;
+    size_t lost_count;
+    size_t count = 0;
+    size_t n;
+
+    if (index_list_lost(gc->store->index, &lost, &lost_count, err) < 0)
+        return -1;
+    ids = vn_alloc((lost_count + 1) * sizeof(*ids));
+    for (size_t i = 0; i < lost_count; i++)
+        if (!gc_marks_has(gc->marks, &lost[i].id))
+            ids[count++] = lost[i].id;
+    for (size_t i = 0; i < count; i += n) {
+        n = count - i < SWEEP_BATCH ? count - i : SWEEP_BATCH;
+        if (index_forget_lost(gc->store->index, ids + i, n, gc->marked_seq,
+                              err) < 0)
+            return err->code == VN_E_STATE || err->code == ENOSPC ? 0 : -1;
+    }
+    return 0;
 }

@@ -81,25 +81,21 @@ static int list_rows(struct store_hold *hold, struct vn_err *err)
 {
     size_t space = SEARCH_MAX + LIST_BATCH;
     struct index_snapshot *rows = vn_alloc(space * sizeof(*rows));
-    uint64_t from = 0;
+    struct index_snapshots step = {.index = hold->store->index};
+    const struct index_snapshot *row;
     size_t total = 0;
-    size_t count;
+    int more;
 
     hold->rows = rows;
-    do {
-        if (total > SEARCH_MAX) {
-            memmove(rows, rows + (total - SEARCH_MAX),
-                    SEARCH_MAX * sizeof(*rows));
+    while ((more = index_next_snapshot(&step, &row, err)) > 0) {
+        if (total == space) {
+            memmove(rows, rows + LIST_BATCH, SEARCH_MAX * sizeof(*rows));
             total = SEARCH_MAX;
         }
-        if (index_list_snapshots(hold->store->index, from, space - total,
-                                 rows + total, &count, err) < 0)
-            return -1;
-        total += count;
-        from = count ? rows[total - 1].seq + 1 : 0;
-    } while (count > 0);
-    hold->rows_left = total;
-    return 0;
+        rows[total++] = *row;
+    }
+    hold->rows_left = more < 0 ? 0 : total;
+    return more;
 }
 
 static void add_root(struct store_hold *hold, const struct chunk_id *id)

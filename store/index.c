@@ -30,7 +30,6 @@
 #include <sys/stat.h>
 
 #define PACK_ROW_SIZE 16u
-#define PACK_MARK_MAX ((1ull << 48) - 1)
 
 void index_place_encode(const struct chunk_place *place,
                         uint8_t out[INDEX_PLACE_SIZE])
@@ -61,7 +60,7 @@ int index_place_decode(const struct index *index, const MDB_val *value,
     memcpy(&offset, in + 8, 4);
     memcpy(&size, in + 12, 4);
     word = le64toh(word);
-    *ret = (struct chunk_place){.pack_id = word & PACK_MARK_MAX,
+    *ret = (struct chunk_place){.pack_id = word & INDEX_MARK_MAX,
                                 .kind = (uint8_t)(word >> 48),
                                 .codec = (uint8_t)(word >> 56),
                                 .offset = le32toh(offset),
@@ -194,7 +193,7 @@ int index_take_pack_ids(struct index *index, uint64_t count,
     if (index_begin(index, 0, &txn, err) < 0 ||
         index_get_u64(index, txn, TABLE_META, key, 1, &next, err) < 0)
         return -1;
-    if (next > PACK_MARK_MAX - count)
+    if (next > INDEX_MARK_MAX - count)
         return vn_fail(err, VN_E_LIMIT, "index '%s': no pack numbers left",
                        index->dir);
     if (index_put_u64(index, txn, TABLE_META, key, next + count, err) < 0 ||
@@ -220,7 +219,7 @@ int index_pack_decode(const struct index *index, const MDB_val *key,
     memcpy(&id, key->mv_data, 8);
     memcpy(&size, row, 8);
     memcpy(words, row + 8, 8);
-    if (be64toh(id) > PACK_MARK_MAX)
+    if (be64toh(id) > INDEX_MARK_MAX)
         return vn_fail(err, VN_E_CORRUPT, "index '%s': a pack's number %llx",
                        index->dir, (unsigned long long)be64toh(id));
     *ret = (struct index_pack){.id = be64toh(id),

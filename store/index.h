@@ -58,6 +58,13 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
                          struct vn_err *err) VN_MUST_USE;
 void index_close(struct index *index); /* NULL is fine */
 
+/*
+ * Can the whole index be read and changed without LMDB leaving its pages? Of a
+ * small one index_open() has seen to it. VN_E_CORRUPT: no; the sentence names
+ * file, page and cause, and until it is repaired nothing is safe.
+ */
+int index_check(struct index *index, struct vn_err *err) VN_MUST_USE;
+
 /* ---- chunks and packs ------------------------------------------------- */
 
 /* That many chunks will be looked up, or all (UINT64_MAX). A hint: if it pays
@@ -107,6 +114,61 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
                       size_t max, struct index_chunk *ret, size_t *ret_count,
                       struct vn_err *err) VN_MUST_USE;
 
+/* ---- stepping through tables (index_step.c) --------------------------- */
+
+/*
+ * Going through a table, in the order of its keys:
+ *
+ *     struct index_packs step = {.index = index};
+ *     const struct index_pack *pack;
+ *     int more;
+ *
+ *     while ((more = index_next_pack(&step, &pack, err)) > 0)
+ *         ...
+ *     return more;
+ *
+ * `from` may be set as well. 1: *ret is the next row, until the next call; 0:
+ * there is none; -1: it failed, and the step is of no use any more. No
+ * transaction is open between calls, and nothing has to be freed. Of rows
+ * that are entered or deleted meanwhile some may be met.
+ */
+#define INDEX_STEP_PACKS     256u
+#define INDEX_STEP_SNAPSHOTS 64u
+#define INDEX_STEP_CHUNKS    512u
+
+struct index_packs {
+    struct index *index;
+    uint64_t from; /* the lowest id to be met */
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_pack rows[INDEX_STEP_PACKS];
+};
+int index_next_pack(struct index_packs *step, const struct index_pack **ret,
+                    struct vn_err *err) VN_MUST_USE;
+
+struct index_snapshots {
+    struct index *index;
+    uint64_t from; /* the lowest seq to be met */
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_snapshot rows[INDEX_STEP_SNAPSHOTS];
+};
+int index_next_snapshot(struct index_snapshots *step,
+                        const struct index_snapshot **ret,
+                        struct vn_err *err) VN_MUST_USE;
+
+struct index_chunks {
+    struct index *index;
+    size_t next;
+    size_t count;
+    bool last;
+    struct index_chunk rows[INDEX_STEP_CHUNKS];
+};
+int index_next_chunk(struct index_chunks *step, const struct index_chunk **ret,
+                     struct vn_err *err) VN_MUST_USE;
+
 /* ---- collection ------------------------------------------------------- */
 
 /*
@@ -116,6 +178,8 @@ int index_list_chunks(struct index *index, const struct chunk_id *after,
  * the first step. What this guarantees, and why: docs/formats/store.md,
  * "Collection".
  */
+
+#define INDEX_MARK_MAX ((1ull << 48) - 1) /* of numbers of packs; and seqs */
 
 /* The marks of the index at one instant. */
 struct index_state {
@@ -167,11 +231,13 @@ struct index_move {
     struct chunk_place to;
 };
 /*
- * Enter a pack that is durable and holds copies; a chunk that is still where
- * the copy was made from gets its new place. Fastest when sorted by id.
+ * Enter packs that are durable and hold copies; a chunk that is still where
+ * the copy was made from gets its new place. Sorted by id. In bounded
+ * transactions: after a failure the packs may be in the index, with some of
+ * the chunks turned to them.
  */
-int index_move(struct index *index, const struct index_pack *pack,
-               const struct index_move *moves, size_t count,
+int index_move(struct index *index, const struct index_pack *packs,
+               size_t pack_count, const struct index_move *moves, size_t count,
                struct vn_err *err) VN_MUST_USE;
 
 /* Delete these chunks, but those that are elsewhere now or whose pack is not
@@ -233,6 +299,16 @@ int index_list_lost(struct index *index, struct index_lost **ret,
 int index_lose(struct index *index, const struct index_lost *chunks,
                size_t count, size_t *ret_count, struct vn_err *err) VN_MUST_USE;
 
+/*
+ * Forget that chunks are lost which no snapshot with a seq below `next_seq`
+ * needs. VN_E_STATE, and nothing was done, when there are snapshots since.
+ * Counts as a deletion of chunks (index_state.swept): a parent that no snapshot
+ * has may need them. Ids that are not lost are skipped.
+ */
+int index_forget_lost(struct index *index, const struct chunk_id *ids,
+                      size_t count, uint64_t next_seq,
+                      struct vn_err *err) VN_MUST_USE;
+
 /* Forget packs into which no row points any more, whatever is in them. Those
  * that are not there are skipped; VN_E_STATE and nothing done, if a row does.
  */
@@ -285,19 +361,16 @@ int index_series_next(struct index *index, const char *series, uint64_t *ret,
 int index_check_snapshots(struct index *index, char ret_problem[256],
                           struct vn_err *err) VN_MUST_USE;
 
+/* Do the marks cover the rows (index_marks.c)? *ret_problem: "" or a sentence.
+ */
+int index_check_marks(struct index *index, char ret_problem[256],
+                      struct vn_err *err) VN_MUST_USE;
+
 /* Write the tables of names and ids anew from that of snapshots. VN_E_CORRUPT:
  * two snapshots have one name or id. */
 int index_mend_snapshots(struct index *index, struct vn_err *err) VN_MUST_USE;
 
 /* ---- rebuilding ------------------------------------------------------- */
-
-/*
- * Can every row of the index in `dir` be read? Tried by a child process, since
- * LMDB may die of damage. The caller has no threads and has not opened it.
- * Fails where it cannot be opened for another reason than damage.
- */
-int index_probe(const char *dir, const uint8_t store_id[16], bool *ret_sound,
-                struct vn_err *err) VN_MUST_USE;
 
 /* Called for each series with its mark: the highest number it ever had. */
 typedef void index_series_fn(void *context, const char *series,

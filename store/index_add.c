@@ -6,7 +6,7 @@
  * LMDB copies each page that a transaction touches and can use the old ones
  * only from the next but one transaction on. Ids are uniform, so a large
  * batch touches every leaf: in one transaction it would need the whole tree a
- * second time, and LMDB's file, once grown, stays so. ADD_BATCH chunks touch
+ * second time, and LMDB's file, once grown, stays so. INDEX_BATCH chunks touch
  * at most that many leaves, and of a large batch, being sorted, a short range
  * of neighbours; what one range frees the next but one takes.
  *
@@ -30,8 +30,6 @@
 
 #include <errno.h>
 
-#define ADD_BATCH 65536u
-
 static int check_pack(struct index *index, const struct index_pack *pack,
                       const struct index_pack *now, struct vn_err *err)
 {
@@ -45,9 +43,9 @@ static int check_pack(struct index *index, const struct index_pack *pack,
     return 0;
 }
 
-static int enter_packs(struct index *index, MDB_txn *txn,
-                       const struct index_pack *packs, size_t count, bool first,
-                       struct vn_err *err)
+int index_enter_packs(struct index *index, MDB_txn *txn,
+                      const struct index_pack *packs, size_t count, bool first,
+                      struct vn_err *err)
 {
     for (size_t i = 0; i < count; i++) {
         struct index_pack now;
@@ -77,7 +75,7 @@ static int add_range(struct index *index, const struct index_pack *packs,
     if (fault_hit("store.index.add"))
         return vn_fail(err, EIO, "index '%s': enter chunks", index->dir);
     if (index_begin(index, 0, &txn, err) < 0 ||
-        enter_packs(index, txn, packs, pack_count, first, err) < 0 ||
+        index_enter_packs(index, txn, packs, pack_count, first, err) < 0 ||
         index_add_in(index, txn, NULL, 0, chunks, count, err) < 0)
         return -1;
     return index_commit(index, &txn, err);
@@ -91,7 +89,7 @@ int index_add(struct index *index, const struct index_pack *packs,
     size_t n;
 
     do {
-        n = chunk_count - done < ADD_BATCH ? chunk_count - done : ADD_BATCH;
+        n = chunk_count - done < INDEX_BATCH ? chunk_count - done : INDEX_BATCH;
         if (add_range(index, packs, pack_count, chunks + done, n, done == 0,
                       err) < 0)
             return -1;

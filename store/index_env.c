@@ -21,6 +21,7 @@
 #include "common/auto.h"
 #include "common/fault.h"
 #include "common/io.h"
+#include "store/index_check.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -31,10 +32,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define READERS_MAX   1024
-#define SPACE_GONE    (1u << 20) /* free bytes below which EIO means full */
-#define MAP_SIZE      (1ull << 40)
-#define MAP_SIZE_LAST (1ull << 28)
+#define READERS_MAX 1024
+#define SPACE_GONE  (1u << 20) /* free bytes below which EIO means full */
+#define MAP_SIZE    (1ull << 40)
 
 static pthread_mutex_t registry_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct index *registry; /* guarded by registry_lock */
@@ -161,12 +161,13 @@ static int try_env(struct index *index, uint64_t map_size, struct vn_err *err)
     mdb_env_set_mapsize(index->env, map_size);
     mdb_env_set_maxdbs(index->env, TABLE_COUNT);
     mdb_env_set_maxreaders(index->env, READERS_MAX);
+    index_fault_watch(index->env);
     rc = mdb_env_open(index->env, index->dir, MDB_NOTLS | MDB_NORDAHEAD, 0600);
     if (rc == 0)
         return 0;
     mdb_env_close(index->env);
     index->env = NULL;
-    if ((rc == ENOMEM || rc == EINVAL) && map_size > MAP_SIZE_LAST)
+    if ((rc == ENOMEM || rc == EINVAL) && map_size > INDEX_MAP_LAST)
         return 1;
     return index_fail(index, rc, "open", err);
 }
@@ -188,6 +189,8 @@ static void index_free(struct index *index)
     if (!index)
         return;
     if (index->env) {
+        index_fault_forget(index->map.bytes);
+        index_fault_forget(index->mapping);
         index_map_close(index);
         index_known_close(index);
         mdb_env_close(index->env);
@@ -199,11 +202,9 @@ static void index_free(struct index *index)
 VN_AUTO_DEFINE(index_new, struct index *, index_free)
 
 /*
- * A file that was cut: make it as long as its tree says, so that what is
- * missing reads as zeros, which LMDB calls damage, and not as a fault that ends
- * the process. It may also be shorter by pages that were never written, which
- * is no harm. This never makes a file shorter that another process just
- * extends.
+ * A file may be shorter than its last page says, by pages that are free. Make
+ * it as long, or it would be walked whenever it is opened, to see that they
+ * are. This never makes a file shorter that another process just extends.
  */
 static void complete_file(struct index *index)
 {
@@ -238,7 +239,6 @@ static struct index *open_env(const char *dir, struct vn_err *err)
         index_free(index);
         return NULL;
     }
-    complete_file(index);
     mdb_reader_check(index->env, &dead);
     return index;
 }
@@ -287,6 +287,25 @@ static int add_new_tables(struct index *index, struct vn_err *err)
     return index_commit(index, &txn, err);
 }
 
+/*
+ * Where is the mapping? LMDB does not say, but a value lies in a page that
+ * begins with its number. Only known where pages are the system's.
+ */
+static void note_mapping(struct index *index, const MDB_val *value)
+{
+    uintptr_t at = (uintptr_t)value->mv_data;
+    MDB_envinfo info;
+    MDB_stat st;
+
+    if (mdb_env_info(index->env, &info) || mdb_env_stat(index->env, &st) ||
+        st.ms_psize != (unsigned long)sysconf(_SC_PAGESIZE))
+        return;
+    at &= ~((uintptr_t)st.ms_psize - 1);
+    at -= lmdb_load_u64((const uint8_t *)at) * st.ms_psize;
+    index->mapping = (const void *)at;
+    index_fault_note(index->dir, index->mapping, info.me_mapsize);
+}
+
 static int check_meta(struct index *index, const uint8_t store_id[16],
                       struct vn_err *err)
 {
@@ -309,10 +328,36 @@ static int check_meta(struct index *index, const uint8_t store_id[16],
         id.mv_size != 16 || memcmp(id.mv_data, store_id, 16) != 0)
         return vn_fail(err, VN_E_CORRUPT, "index '%s' belongs to another store",
                        index->dir);
+    note_mapping(index, &id);
     /* Committing a reader keeps the handles of the tables open. */
     return mdb_txn_commit(vn_steal(&txn)) == 0
                ? 0
                : vn_fail(err, VN_E_CORRUPT, "index '%s': tables", index->dir);
+}
+
+/* Open it, but let LMDB come near no page that was not looked at. */
+static struct index *open_checked(const char *dir, const char *data,
+                                  struct vn_err *err)
+{
+    vn_auto(close) int fd = open(data, O_RDONLY | O_CLOEXEC);
+    vn_auto(index_new) struct index *index = NULL;
+
+    if (fd < 0)
+        return vn_fail_ptr(err, errno, "open '%s'", data);
+    if (index_check_metas(fd, data, err) < 0)
+        return NULL;
+    index = open_env(dir, err);
+    if (!index || index_check_env(index->env, data, false, err) < 0)
+        return NULL;
+    complete_file(index);
+    return vn_steal(&index);
+}
+
+int index_check(struct index *index, struct vn_err *err)
+{
+    vn_auto(free) char *data = vn_format("%s/data.mdb", index->dir);
+
+    return index_check_env(index->env, data, true, err);
 }
 
 struct index *index_open(const char *dir, const uint8_t store_id[16],
@@ -334,7 +379,7 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
             index->users++;
             return index;
         }
-    index = open_env(dir, err);
+    index = open_checked(dir, data, err);
     if (!index)
         return NULL;
     if (add_new_tables(index, err) < 0 ||
@@ -343,6 +388,8 @@ struct index *index_open(const char *dir, const uint8_t store_id[16],
         index_free(index);
         return NULL;
     }
+    if (index->map.bytes)
+        index_fault_note(index->dir, index->map.bytes, index->map.size);
     memcpy(index->store_id, store_id, 16);
     index->dev = st.st_dev;
     index->ino = st.st_ino;

@@ -29,12 +29,13 @@
  */
 
 #include "common/auto.h"
+#include "common/io.h"
 #include "store/index_page.h"
+#include "store/lmdb_page.h"
 
 #include <assert.h>
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -46,8 +47,20 @@
  * some ten to thirty pages in a row. */
 #define READ_WHOLE_SHARE 16u
 
-static_assert(sizeof(struct index_table_row) == 48, "LMDB's MDB_db");
 static_assert(sizeof(struct index_node) == INDEX_NODE_HEAD, "no padding");
+
+/* It is address space, not memory. Where the host refuses that much a second
+ * time, less. */
+static void *map_file(int fd, size_t *size)
+{
+    void *bytes = mmap(NULL, *size, PROT_READ, MAP_SHARED, fd, 0);
+
+    while (bytes == MAP_FAILED && errno == ENOMEM && *size > INDEX_MAP_LAST) {
+        *size /= 4;
+        bytes = mmap(NULL, *size, PROT_READ, MAP_SHARED, fd, 0);
+    }
+    return bytes == MAP_FAILED ? NULL : bytes;
+}
 
 int index_map_open(struct index *index, struct vn_err *err)
 {
@@ -56,6 +69,7 @@ int index_map_open(struct index *index, struct vn_err *err)
     MDB_envinfo info;
     MDB_stat stat;
     void *bytes;
+    size_t size;
     int fd;
 
     if (mdb_env_get_fd(index->env, &fd) || mdb_env_info(index->env, &info) ||
@@ -64,13 +78,14 @@ int index_map_open(struct index *index, struct vn_err *err)
         mdb_dbi_open(txn, NULL, 0, &map->main))
         return vn_fail(err, VN_E_CORRUPT, "index '%s': cannot be mapped",
                        index->dir);
-    bytes = mmap(NULL, info.me_mapsize, PROT_READ, MAP_SHARED, fd, 0);
-    if (bytes == MAP_FAILED)
+    size = info.me_mapsize;
+    bytes = map_file(fd, &size);
+    if (!bytes)
         return vn_fail(err, errno, "index '%s': map", index->dir);
     /* Look-ups are random, as for LMDB's own mapping. */
-    madvise(bytes, info.me_mapsize, MADV_RANDOM);
+    madvise(bytes, size, MADV_RANDOM);
     map->bytes = bytes;
-    map->size = info.me_mapsize;
+    map->size = size;
     map->page_size = stat.ms_psize;
     return 0;
 }
@@ -90,8 +105,7 @@ void index_expect(struct index *index, uint64_t count)
         pages * index->map.page_size > memory / 4 ||
         atomic_exchange(&index->map.expected, pages) == pages)
         return;
-    (void)posix_fadvise(fd, 0, (off_t)(pages * index->map.page_size),
-                        POSIX_FADV_WILLNEED);
+    io_read_ahead(fd, 0, pages * index->map.page_size);
 }
 
 void index_map_close(struct index *index)
@@ -134,7 +148,7 @@ static int find_tree(struct index *index, MDB_txn *txn, struct tree *ret,
 {
     const struct index_map *map = &index->map;
     MDB_val key = index_key_text(index_table_name(TABLE_CHUNKS));
-    struct index_table_row row;
+    struct lmdb_tree row;
     MDB_envinfo info;
     MDB_val value;
     int rc = mdb_get(txn, map->main, &key, &value);
@@ -143,19 +157,22 @@ static int find_tree(struct index *index, MDB_txn *txn, struct tree *ret,
         rc = mdb_env_info(index->env, &info);
     if (rc)
         return index_fail(index, rc, "find the table of chunks", err);
-    if (value.mv_size != sizeof(row))
+    if (value.mv_size != LMDB_TREE_SIZE || lmdb_tree_parse(value.mv_data, &row))
         return fail_damaged(index, err);
-    memcpy(&row, value.mv_data, sizeof(row));
     *ret = (struct tree){
         .bytes = map->bytes,
         .page_size = map->page_size,
         .end = info.me_last_pgno + 1,
         .root = row.root,
-        .depth = row.root == INDEX_PAGE_NONE ? 0 : row.depth,
+        .depth = row.depth,
     };
     if (ret->end > map->size / map->page_size)
-        ret->end = map->size / map->page_size;
-    return ret->depth <= INDEX_DEPTH_MAX ? 0 : fail_damaged(index, err);
+        return vn_fail(err, VN_E_LIMIT,
+                       "index '%s': %llu pages, and the host gave address "
+                       "space for %llu only",
+                       index->dir, (unsigned long long)ret->end,
+                       (unsigned long long)(map->size / map->page_size));
+    return 0;
 }
 
 static void go_to(const struct tree *tree, struct lane *lane, uint64_t page)

@@ -276,18 +276,36 @@ static int move_chunks(struct index *index, MDB_txn *txn,
     return 0;
 }
 
-int index_move(struct index *index, const struct index_pack *pack,
-               const struct index_move *moves, size_t count, struct vn_err *err)
+static int move_range(struct index *index, const struct index_pack *packs,
+                      size_t pack_count, const struct index_move *moves,
+                      size_t count, bool first, struct vn_err *err)
 {
     vn_auto(index_txn) MDB_txn *txn = NULL;
 
     if (fault_hit("store.index.move"))
         return vn_fail(err, EIO, "index '%s': move chunks", index->dir);
     if (index_begin(index, 0, &txn, err) < 0 ||
-        index_put_pack(index, txn, pack, MDB_NOOVERWRITE, err) < 0 ||
+        index_enter_packs(index, txn, packs, pack_count, first, err) < 0 ||
         move_chunks(index, txn, moves, count, err) < 0)
         return -1;
     return index_commit(index, &txn, err);
+}
+
+int index_move(struct index *index, const struct index_pack *packs,
+               size_t pack_count, const struct index_move *moves, size_t count,
+               struct vn_err *err)
+{
+    size_t done = 0;
+    size_t n;
+
+    do {
+        n = count - done < INDEX_BATCH ? count - done : INDEX_BATCH;
+        if (move_range(index, packs, pack_count, moves + done, n, done == 0,
+                       err) < 0)
+            return -1;
+        done += n;
+    } while (done < count);
+    return 0;
 }
 
 static int delete_chunks(struct index *index, MDB_txn *txn,

@@ -12,7 +12,8 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-#define INDEX_FORMAT 1u
+#define INDEX_FORMAT   1u
+#define INDEX_MAP_LAST (1ull << 28) /* bytes of address space: the least */
 
 /*
  * The tables. Numbers in keys are big-endian, so that they sort; in values
@@ -54,6 +55,7 @@ struct index {
     struct index_map map;
     char *dir;
     uint8_t store_id[16];
+    const void *mapping; /* LMDB's own of the file; NULL: not known */
     struct index_known known;
     /* The registry of open environments. */
     struct index *next;
@@ -161,6 +163,9 @@ void index_known_close(struct index *index);
 int index_put_snapshot(struct index *index, MDB_txn *txn,
                        const struct index_snapshot *snapshot,
                        struct vn_err *err) VN_MUST_USE;
+int index_snapshot_decode(const struct index *index, const MDB_val *key,
+                          const MDB_val *value, struct index_snapshot *ret,
+                          struct vn_err *err) VN_MUST_USE;
 /* Find the manifest where it lies now, whatever the index said before. */
 int index_put_manifest(struct index *index, MDB_txn *txn,
                        const struct index_chunk *chunk,
@@ -176,9 +181,29 @@ int index_raise_series(struct index *index, MDB_txn *txn, const char *series,
 int index_heal_in(struct index *index, MDB_txn *txn, const struct chunk_id *id,
                   struct vn_err *err) VN_MUST_USE;
 
+/* Rows that one transaction enters or changes: see index_add.c. */
+#define INDEX_BATCH 65536u
+
+/* The rows of packs in one of the transactions that enter what lies in them:
+ * made in the first, in later ones looked for. */
+int index_enter_packs(struct index *index, MDB_txn *txn,
+                      const struct index_pack *packs, size_t count, bool first,
+                      struct vn_err *err) VN_MUST_USE;
+
 int index_add_in(struct index *index, MDB_txn *txn,
                  const struct index_pack *packs, size_t pack_count,
                  const struct index_chunk *chunks, size_t chunk_count,
                  struct vn_err *err) VN_MUST_USE;
+
+/* ---- index_fault.c ---------------------------------------------------- */
+
+/* A mapping of an index; forget it before it goes. NULL is fine. */
+void index_fault_note(const char *dir, const void *begin, uint64_t size);
+void index_fault_forget(const void *begin);
+/* The directory of the index near whose mapping the address is, or NULL.
+ * May be called by a handler of signals. */
+const char *index_owns_address(const void *address);
+/* Its assertions end as faults do. */
+void index_fault_watch(MDB_env *env);
 
 #endif

@@ -206,6 +206,46 @@ int index_lose(struct index *index, const struct index_lost *chunks,
     return 0;
 }
 
+/* ---- forgetting -------------------------------------------------------- */
+
+/* As if chunks had been deleted just now. */
+static int mark_swept(struct index *index, MDB_txn *txn, struct vn_err *err)
+{
+    uint64_t next_pack;
+
+    if (index_get_u64(index, txn, TABLE_META, index_key_text("next_pack"), 1,
+                      &next_pack, err) < 0)
+        return -1;
+    return index_put_u64(index, txn, TABLE_META, index_key_text("swept"),
+                         next_pack, err);
+}
+
+int index_forget_lost(struct index *index, const struct chunk_id *ids,
+                      size_t count, uint64_t next_seq, struct vn_err *err)
+{
+    vn_auto(index_txn) MDB_txn *txn = NULL;
+    uint64_t seq;
+
+    if (fault_hit("store.index.forget"))
+        return vn_fail(err, EIO, "index '%s': forget lost chunks", index->dir);
+    if (index_begin(index, 0, &txn, err) < 0 ||
+        index_get_u64(index, txn, TABLE_META, index_key_text("next_seq"), 1,
+                      &seq, err) < 0)
+        return -1;
+    if (seq != next_seq)
+        return vn_fail(err, VN_E_STATE, "index '%s': there is a new snapshot",
+                       index->dir);
+    for (size_t i = 0; i < count; i++) {
+        MDB_val key = index_key_id(&ids[i]);
+        int rc = mdb_del(txn, index->tables[TABLE_LOST], &key, NULL);
+
+        if (rc && rc != MDB_NOTFOUND)
+            return index_fail(index, rc, "forget a lost chunk", err);
+    }
+    return mark_swept(index, txn, err) < 0 ? -1
+                                           : index_commit(index, &txn, err);
+}
+
 /* ---- packs ------------------------------------------------------------ */
 
 static int by_number(const void *a, const void *b)

@@ -2,12 +2,12 @@
 #define STORE_INDEX_PAGE_H
 
 /*
- * The pages of LMDB's file, as far as look-ups read them themselves.
+ * The pages of LMDB's file, as far as a look-up goes through them: inline, as
+ * it looks at twenty keys a chunk. All there is in them: lmdb_page.h.
  *
- * Layout: LMDB 0.9 (MDB_DATA_VERSION 1) on a 64-bit host, in the host's order
- * of bytes. What is said here about a page is what the page says of itself:
- * it may be garbage. index_page_check() bounds it; node offsets must still be
- * held against the page's size, one by one.
+ * What is said here about a page is what the page says of itself: it may be
+ * garbage. index_page_check() bounds it; node offsets must still be held
+ * against the page's size, one by one.
  */
 
 #include <stdbool.h>
@@ -16,8 +16,6 @@
 
 #define INDEX_PAGE_BRANCH 0x01u
 #define INDEX_PAGE_LEAF   0x02u
-#define INDEX_PAGE_NONE   UINT64_MAX /* root of an empty table */
-#define INDEX_DEPTH_MAX   32u        /* LMDB's own limit */
 
 struct index_page {
     uint64_t number;
@@ -39,18 +37,6 @@ struct index_node {
 
 #define INDEX_PAGE_HEAD 16u
 #define INDEX_NODE_HEAD 8u
-
-/* The row of a table in the main table. */
-struct index_table_row {
-    uint32_t pad;
-    uint16_t flags;
-    uint16_t depth;
-    uint64_t branch_pages;
-    uint64_t leaf_pages;
-    uint64_t overflow_pages;
-    uint64_t entries;
-    uint64_t root;
-};
 
 static inline uint32_t index_page_count(const struct index_page *page)
 {

@@ -27,9 +27,9 @@
 #define PREFIX_MIN    8u /* hex digits */
 #define ID_HEX_DIGITS (2 * STORE_ID_SIZE)
 
-static int row_decode(const struct index *index, const MDB_val *key,
-                      const MDB_val *value, struct index_snapshot *ret,
-                      struct vn_err *err)
+int index_snapshot_decode(const struct index *index, const MDB_val *key,
+                          const MDB_val *value, struct index_snapshot *ret,
+                          struct vn_err *err)
 {
     const uint8_t *row = value->mv_data;
     size_t name_size = value->mv_size - ROW_HEAD;
@@ -202,7 +202,7 @@ static int get_row(struct index *index, MDB_txn *txn, uint64_t seq,
                        index->dir, (unsigned long long)seq);
     if (rc)
         return index_fail(index, rc, "read a snapshot", err);
-    return row_decode(index, &key, &value, ret, err);
+    return index_snapshot_decode(index, &key, &value, ret, err);
 }
 
 /* Is the text a prefix of an id? Then its value, the rest being zeros. */
@@ -315,7 +315,7 @@ int index_find_latest(struct index *index, const char *series,
     if (rc == 0)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
     for (; rc == 0; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
-        if (row_decode(index, &key, &value, &row, err) < 0)
+        if (index_snapshot_decode(index, &key, &value, &row, err) < 0)
             return -1;
         if (is_of_series(row.name, series)) {
             *ret = row;
@@ -346,7 +346,7 @@ int index_list_snapshots(struct index *index, uint64_t from, size_t max,
     if (rc == 0)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     while (rc == 0 && count < max) {
-        if (row_decode(index, &key, &value, &ret[count], err) < 0)
+        if (index_snapshot_decode(index, &key, &value, &ret[count], err) < 0)
             return -1;
         count++;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
@@ -449,7 +449,7 @@ int index_check_snapshots(struct index *index, char ret_problem[256],
     if (rc == 0)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
     for (; rc == 0; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-        if (row_decode(index, &key, &value, &row, err) < 0 ||
+        if (index_snapshot_decode(index, &key, &value, &row, err) < 0 ||
             check_row(index, txn, &row, ret_problem, err) < 0)
             return -1;
     }
@@ -488,7 +488,7 @@ int index_mend_snapshots(struct index *index, struct vn_err *err)
     if (rc == 0)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
     for (; rc == 0; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-        if (row_decode(index, &key, &value, &row, err) < 0 ||
+        if (index_snapshot_decode(index, &key, &value, &row, err) < 0 ||
             put_names(index, txn, &row, MDB_NOOVERWRITE, err) < 0)
             return -1;
     }

@@ -236,6 +236,43 @@ int manifest_object(const json_t *manifest, const char *object,
                : 0;
 }
 
+/* Bytes that both begin with. */
+static size_t common_prefix(const char *a, const char *b)
+{
+    size_t n = 0;
+
+    while (a[n] && a[n] == b[n])
+        n++;
+    return n;
+}
+
+bool manifest_find_like(const json_t *manifest, const char *object,
+                        uint64_t size, struct map_root *ret)
+{
+    json_t *objects = json_object_get(manifest, "objects");
+    struct vn_err ignored = VN_ERR_INIT;
+    struct map_root root;
+    bool found = false;
+    size_t best = 0;
+    const char *name;
+    json_t *entry;
+
+    if (manifest_object(manifest, object, ret, &ignored) == 0)
+        return true;
+    json_object_foreach (objects, name, entry) {
+        size_t common = common_prefix(name, object);
+
+        if ((found && common <= best) ||
+            manifest_parse_root(entry, &root, &ignored) < 0 ||
+            root.size != size)
+            continue;
+        *ret = root;
+        best = common;
+        found = true;
+    }
+    return found;
+}
+
 uint64_t manifest_bytes(const json_t *manifest)
 {
     json_t *objects = json_object_get(manifest, "objects");

@@ -14,6 +14,11 @@
  * the pool is freed. They take no signals: those are for the threads of the
  * program. Where a thread cannot be started the others do its work.
  *
+ * Results in order: the caller takes, after each task of its own, those that
+ * are next and ready, and the rest at the end. Nobody ever waits for the one
+ * that is next: who works ahead may be as far ahead as the run is long, so it
+ * is the caller who bounds what results take, by the count of a run.
+ *
  * A child after fork has no workers, only the memory of them: it does its runs
  * alone (pool->pid), and pool_free() there leaves the lock alone.
  */
@@ -216,4 +221,51 @@ int pool_run(struct pool *pool, size_t count, pool_task_fn *fn, void *context,
         return 0;
     *err = job.err;
     return -1;
+}
+
+/* ---- results in order ------------------------------------------------- */
+
+struct ordered {
+    pool_task_fn *work;
+    pool_task_fn *take;
+    void *context;
+    pthread_t caller;
+    size_t count;
+    size_t taken;        /* of the caller's only */
+    atomic_bool ready[]; /* work() has returned 0 */
+};
+
+static int take_ready(struct ordered *o, struct vn_err *err)
+{
+    while (o->taken < o->count &&
+           atomic_load_explicit(&o->ready[o->taken], memory_order_acquire))
+        if (o->take(o->context, o->taken++, err) < 0)
+            return -1;
+    return 0;
+}
+
+static int ordered_task(void *context, size_t i, struct vn_err *err)
+{
+    struct ordered *o = context;
+
+    if (o->work(o->context, i, err) < 0)
+        return -1;
+    atomic_store_explicit(&o->ready[i], true, memory_order_release);
+    return pthread_equal(pthread_self(), o->caller) ? take_ready(o, err) : 0;
+}
+
+int pool_run_in_order(struct pool *pool, size_t count, pool_task_fn *work,
+                      pool_task_fn *take, void *context, struct vn_err *err)
+{
+    vn_auto(free) struct ordered *o =
+        vn_alloc(sizeof(*o) + count * sizeof(o->ready[0]));
+
+    o->work = work;
+    o->take = take;
+    o->context = context;
+    o->caller = pthread_self();
+    o->count = count;
+    if (pool_run(pool, count, ordered_task, o, err) < 0)
+        return -1;
+    return take_ready(o, err);
 }

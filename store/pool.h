@@ -43,4 +43,15 @@ typedef int pool_task_fn(void *context, size_t i, struct vn_err *err);
 int pool_run(struct pool *pool, size_t count, pool_task_fn *fn, void *context,
              struct vn_err *err) VN_MUST_USE;
 
+/*
+ * pool_run() of `work`, whose results are put together in order: take(context,
+ * i, err) is called for every i below `count`, by rising i, on the calling
+ * thread only, after work(context, i, err) has returned 0, and mostly while
+ * others work on. With one thread they take turns. Where either fails no
+ * further take() is called.
+ */
+int pool_run_in_order(struct pool *pool, size_t count, pool_task_fn *work,
+                      pool_task_fn *take, void *context,
+                      struct vn_err *err) VN_MUST_USE;
+
 #endif

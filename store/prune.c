@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_BATCH 256u
-
 /* The snapshots of the series. */
 struct series {
     const char *name;
@@ -85,20 +83,14 @@ static void load(struct store *store, struct series *s,
 static int list_series(struct store *store, struct series *s,
                        struct vn_err *err)
 {
-    vn_auto(free) struct index_snapshot *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
-    uint64_t from = 0;
-    size_t count;
+    struct index_snapshots step = {.index = store->index};
+    const struct index_snapshot *row;
+    int more;
 
-    do {
-        if (index_list_snapshots(store->index, from, LIST_BATCH, rows, &count,
-                                 err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++) {
-            load(store, s, &rows[i]);
-            from = rows[i].seq + 1;
-        }
-    } while (count == LIST_BATCH);
+    while ((more = index_next_snapshot(&step, &row, err)) > 0)
+        load(store, s, row);
+    if (more < 0)
+        return -1;
     return s->count ? 0
                     : vn_fail(err, VN_E_NOT_FOUND,
                               "there is no snapshot of '%s'", s->name);

@@ -3,13 +3,11 @@
 /*
  * Repair: make the best of a damaged store.
  *
- *     index      sound? A child process tries (index_rebuild.c). If not, or if
- *                asked for, it is built anew from the packs (repair_index.c,
- *                repair_snapshots.c) and takes the old one's place
- *     mend       everything is verified; what can be read in damaged packs
- *                moves to new ones; what cannot is looked for in all packs, and
- *                becomes lost where it is nowhere (repair_mend.c,
- *                repair_move.c)
+ *     index      sound (index_check.c)? If not, or if asked for, it is built
+ * anew from the packs (repair_index.c, repair_snapshots.c) and takes the old
+ * one's place mend       everything is verified; what can be read in damaged
+ * packs moves to new ones; what cannot is looked for in all packs, and becomes
+ * lost where it is nowhere (repair_mend.c, repair_move.c)
  *
  * A repair never makes a snapshot worse: nothing that can be read is thrown
  * away, no snapshot is removed, packs that are taken out of use stay on the
@@ -35,6 +33,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define CHUNK_BATCH 4096u
 
 void repair_found(struct repair *r, json_t *where, const char *format, ...)
 {
@@ -65,28 +65,59 @@ void *repair_grown(void *array, size_t count, size_t *capacity, size_t size)
     return array;
 }
 
+/* Every row is what its table says, and marks cover the rows. */
+static int look_at_rows(struct repair *r, struct index *index,
+                        struct vn_err *err)
+{
+    vn_auto(free) struct index_chunk *rows =
+        vn_alloc(CHUNK_BATCH * sizeof(*rows));
+    struct chunk_id last = {{0}};
+    char problem[256];
+    bool begun = false;
+    size_t count;
+
+    do {
+        if (index_list_chunks(index, begun ? &last : NULL, CHUNK_BATCH, rows,
+                              &count, err) < 0)
+            return -1;
+        if (count > 0)
+            last = rows[count - 1].id;
+        begun = true;
+    } while (count == CHUNK_BATCH);
+    if (index_check_marks(index, problem, err) < 0)
+        return -1;
+    r->marks_are_wrong = problem[0] != 0;
+    if (problem[0])
+        repair_found(r, verify_where("index", 0), "%s", problem);
+    return 0;
+}
+
 /* 1: there is an index that can be read; 0: there is none, or it is damaged. */
 static int look_at_index(struct repair *r, struct vn_err *err)
 {
     vn_auto(free) char *dir = vn_format("%s/index", r->path);
     vn_auto(free) char *data = vn_format("%s/data.mdb", dir);
     struct vn_err why = VN_ERR_INIT;
-    bool sound = false;
+    struct index *index;
+    bool sound;
 
     if (access(data, F_OK) < 0 && (errno == ENOENT || errno == ENOTDIR)) {
         repair_found(r, verify_where("index", 0), "there is no index '%s'",
                      data);
         return 0;
     }
-    if (index_probe(dir, r->config.store_id, &sound, &why) < 0 &&
-        !r->opts->rebuild_index) {
+    index = index_open(dir, r->config.store_id, &why);
+    sound = index && index_check(index, &why) == 0 &&
+            look_at_rows(r, index, &why) == 0;
+    index_close(index);
+    if (sound)
+        return 1;
+    if (why.code != VN_E_CORRUPT && !r->opts->rebuild_index) {
         *err = why;
         return -1;
     }
-    if (!sound)
-        repair_found(r, verify_where("index", 0),
-                     "index '%s' is damaged and cannot be read", dir);
-    return sound;
+    repair_found(r, verify_where("index", 0), "%s", why.msg);
+    return 0;
 }
 
 static int repair(struct repair *r, struct vn_err *err)
@@ -102,13 +133,13 @@ static int repair(struct repair *r, struct vn_err *err)
     sound = look_at_index(r, err);
     if (sound < 0)
         return -1;
-    if (!sound || r->opts->rebuild_index) {
+    if (!sound || r->marks_are_wrong || r->opts->rebuild_index) {
         r->counts.rebuilt = true;
         if (repair_rebuild(r, sound, err) < 0)
             return -1;
     }
     /* Without an index nothing else can be found out. */
-    if (r->opts->dry_run && !sound)
+    if (r->opts->dry_run && (!sound || r->marks_are_wrong))
         return 0;
     return repair_mend(r, err);
 }

@@ -57,6 +57,8 @@ void rebuild_add_series(struct rebuild *b, const char *series, uint64_t number)
 
 static void take_series(void *context, const char *series, uint64_t number)
 {
+    if (number > MANIFEST_NUMBER_MAX)
+        return; /* damage: no snapshot has such a number */
     rebuild_add_series(context, series, number);
 }
 
@@ -82,6 +84,18 @@ static int take_snapshots(struct rebuild *b, struct index *old,
     return 0;
 }
 
+/* Marks that damage made so high that no number is left; what is above the
+ * packs and snapshots is found anew, and nothing is condemned. */
+static void drop_wild_marks(struct index_state *state)
+{
+    if (state->next_pack > INDEX_MARK_MAX)
+        state->next_pack = 1;
+    if (state->next_seq > INDEX_MARK_MAX)
+        state->next_seq = 1;
+    if (state->epoch >= UINT32_MAX)
+        state->epoch = 0;
+}
+
 /* What cannot be rebuilt from packs, from an index that can be read. */
 static int read_old(struct rebuild *b, const char *dir, struct vn_err *err)
 {
@@ -97,6 +111,7 @@ static int read_old(struct rebuild *b, const char *dir, struct vn_err *err)
                  ? -1
                  : 0;
     index_close(old);
+    drop_wild_marks(&b->state);
     return result;
 }
 

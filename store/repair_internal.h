@@ -10,6 +10,7 @@ struct repair {
     const struct store_repair_opts *opts;
     struct store_repair_counts counts;
     struct store_config config;
+    bool marks_are_wrong; /* of an index that can be read otherwise */
 };
 
 /* Report something that is wrong; see verify_found(). */

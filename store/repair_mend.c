@@ -35,9 +35,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_BATCH     4096u
-#define SNAPSHOT_BATCH 256u
-
 struct mend {
     struct repair *repair;
     struct store *store;
@@ -55,21 +52,13 @@ struct mend {
 
 static int list_live(struct mend *m, struct vn_err *err)
 {
-    vn_auto(free) struct index_snapshot *rows =
-        vn_alloc(SNAPSHOT_BATCH * sizeof(*rows));
-    uint64_t from = 0;
-    size_t count;
+    struct index_snapshots step = {.index = m->store->index};
+    const struct index_snapshot *row;
+    int more;
 
-    do {
-        if (index_list_snapshots(m->store->index, from, SNAPSHOT_BATCH, rows,
-                                 &count, err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++) {
-            id_set_add(&m->live, &rows[i].id);
-            from = rows[i].seq + 1;
-        }
-    } while (count == SNAPSHOT_BATCH);
-    return 0;
+    while ((more = index_next_snapshot(&step, &row, err)) > 0)
+        id_set_add(&m->live, &row->id);
+    return more;
 }
 
 static void add_row(struct mend *m, const struct index_chunk *row)
@@ -97,25 +86,15 @@ static int by_place(const void *a, const void *b)
 /* The rows that point into damaged packs and may be readable, pack by pack. */
 static int list_rows(struct mend *m, struct vn_err *err)
 {
-    vn_auto(free) struct index_chunk *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
-    struct chunk_id last;
-    bool begun = false;
-    size_t count;
+    struct index_chunks step = {.index = m->store->index};
+    const struct index_chunk *row;
+    int more;
 
-    do {
-        if (index_list_chunks(m->store->index, begun ? &last : NULL, LIST_BATCH,
-                              rows, &count, err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++)
-            add_row(m, &rows[i]);
-        if (count > 0)
-            last = rows[count - 1].id;
-        begun = true;
-    } while (count == LIST_BATCH);
+    while ((more = index_next_chunk(&step, &row, err)) > 0)
+        add_row(m, row);
     if (m->row_count > 0)
         qsort(m->rows, m->row_count, sizeof(*m->rows), by_place);
-    return 0;
+    return more;
 }
 
 /* ---- evacuate --------------------------------------------------------- */

@@ -70,8 +70,8 @@ int mover_flush(struct mover *m, struct vn_err *err)
         m->moves[i].to.pack_id = pack_id;
     qsort(m->moves, m->count, sizeof(*m->moves), by_id);
     if ((m->found_anew ? enter(m, &pack, err)
-                       : index_move(m->store->index, &pack, m->moves, m->count,
-                                    err)) < 0) {
+                       : index_move(m->store->index, &pack, 1, m->moves,
+                                    m->count, err)) < 0) {
         store_abandon_pack(m->store, pack_id);
         return -1;
     }

@@ -34,7 +34,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_BATCH 256u
 #define COMMIT_MAX 100u /* tries, each beaten by a gc that condemns packs */
 
 /* ---- commit ----------------------------------------------------------- */
@@ -323,28 +322,21 @@ bool snapshot_was_deleted(struct store *store, const struct index_snapshot *row)
 
 json_t *store_list(struct store *store, struct vn_err *err)
 {
-    vn_auto(free) struct index_snapshot *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
+    struct index_snapshots step = {.index = store->index};
     vn_auto(json) json_t *list = json_array();
-    uint64_t from = 0;
-    size_t count;
+    const struct index_snapshot *row;
+    int more;
 
-    do {
-        if (index_list_snapshots(store->index, from, LIST_BATCH, rows, &count,
-                                 err) < 0)
-            return NULL;
-        for (size_t i = 0; i < count; i++) {
-            struct vn_err why = VN_ERR_INIT;
-            json_t *manifest = snapshot_load(store, &rows[i], &why);
+    while ((more = index_next_snapshot(&step, &row, err)) > 0) {
+        struct vn_err why = VN_ERR_INIT;
+        json_t *manifest = snapshot_load(store, row, &why);
 
-            from = rows[i].seq + 1;
-            if (!manifest && snapshot_was_deleted(store, &rows[i]))
-                continue;
-            json_array_append_new(
-                list, manifest ? manifest : damaged_manifest(&rows[i], &why));
-        }
-    } while (count == LIST_BATCH);
-    return vn_steal(&list);
+        if (!manifest && snapshot_was_deleted(store, row))
+            continue;
+        json_array_append_new(list, manifest ? manifest
+                                             : damaged_manifest(row, &why));
+    }
+    return more < 0 ? NULL : vn_steal(&list);
 }
 
 int store_delete(struct store *store, const char *snapshot, struct vn_err *err)

@@ -24,7 +24,6 @@
 
 /* Kept free, so that LMDB can always commit a delete. */
 #define SPACE_RESERVE (4u << 20)
-#define LIST_BATCH    1024u
 
 static int check_empty(const char *path, struct vn_err *err)
 {
@@ -165,42 +164,28 @@ int store_put_pack(struct store *store, struct pack_builder *builder,
 
 static int sum_packs(struct store *store, uint64_t *ret, struct vn_err *err)
 {
-    vn_auto(free) struct index_pack *packs =
-        vn_alloc(LIST_BATCH * sizeof(*packs));
-    uint64_t from = 0;
+    struct index_packs step = {.index = store->index};
+    const struct index_pack *pack;
     uint64_t sum = 0;
-    size_t count;
+    int more;
 
-    do {
-        if (index_list_packs(store->index, from, LIST_BATCH, packs, &count,
-                             err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++)
-            sum += packs[i].size;
-        from = count ? packs[count - 1].id + 1 : 0;
-    } while (count == LIST_BATCH);
+    while ((more = index_next_pack(&step, &pack, err)) > 0)
+        sum += pack->size;
     *ret = sum;
-    return 0;
+    return more;
 }
 
 static int sum_logical(struct store *store, uint64_t *ret, struct vn_err *err)
 {
-    vn_auto(free) struct index_snapshot *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
-    uint64_t from = 0;
+    struct index_snapshots step = {.index = store->index};
+    const struct index_snapshot *row;
     uint64_t sum = 0;
-    size_t count;
+    int more;
 
-    do {
-        if (index_list_snapshots(store->index, from, LIST_BATCH, rows, &count,
-                                 err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++)
-            sum += rows[i].bytes_logical;
-        from = count ? rows[count - 1].seq + 1 : 0;
-    } while (count == LIST_BATCH);
+    while ((more = index_next_snapshot(&step, &row, err)) > 0)
+        sum += row->bytes_logical;
     *ret = sum;
-    return 0;
+    return more;
 }
 
 int store_stats(struct store *store, struct store_stats *ret,

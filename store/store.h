@@ -72,9 +72,19 @@ int store_init_as(const char *path, enum store_identity identity,
                   struct vn_err *err) VN_MUST_USE;
 
 /* Open an existing store. The handle may be shared by threads. NULL on error:
- * VN_E_NOT_FOUND (no store there), VN_E_VERSION (a newer format). */
+ * VN_E_NOT_FOUND (no store there), VN_E_VERSION (a newer format), VN_E_CORRUPT
+ * (its index is damaged: store_repair()). */
 struct store *store_open(const char *path, struct vn_err *err) VN_MUST_USE;
 void store_close(struct store *store); /* NULL is fine; no writers left */
+
+/*
+ * For programs, once, before threads: damage to an index that is too large to
+ * be checked at each opening, or that comes later, can make LMDB fault. Then
+ * the process ends with this status and the sentence "PROGRAM: the index 'PATH'
+ * is damaged: run 'vnstore repair'" on its standard error. Takes SIGSEGV and
+ * SIGBUS; faults elsewhere do what they did before.
+ */
+void store_catch_index_faults(const char *program, int status);
 const char *store_path(const struct store *store);
 
 /* ---- writing ---------------------------------------------------------- */
@@ -227,6 +237,14 @@ void manifest_add(json_t *manifest, const char *object,
 /* VN_E_NOT_FOUND names the object and the snapshot. */
 int manifest_object(const json_t *manifest, const char *object,
                     struct map_root *ret, struct vn_err *err) VN_MUST_USE;
+/*
+ * An object that is probably an earlier version of `object`, of `size` bytes:
+ * that of the same name, else, as images get new names ("disk-2026-01-31.img"),
+ * that of the same size whose name begins most like it. Good as a parent, which
+ * is a hint only.
+ */
+bool manifest_find_like(const json_t *manifest, const char *object,
+                        uint64_t size, struct map_root *ret);
 /* Structure, limits and names; run by commit, load and import. */
 int manifest_check(const json_t *manifest, struct vn_err *err) VN_MUST_USE;
 
@@ -387,8 +405,8 @@ struct store_verify_opts {
 /*
  * Re-read and re-hash every chunk, check packs, index and manifests against
  * each other. Returns the number of findings in *ret_findings; fails only when
- * it could not go on. `fast` reads headers and directories of packs, maps and
- * manifests, but no pages.
+ * it could not go on, as with VN_E_CORRUPT where the index is damaged. `fast`
+ * reads headers and directories of packs, maps and manifests, but no pages.
  *
  * A run over the whole store that is not fast keeps a file "verify.state" in
  * the store until it ends. With `resume` packs that it names as well are not
@@ -428,9 +446,9 @@ struct store_repair_counts {
 /*
  * Repair the store at `path`. Does not need to be opened by store_open().
  *
- * An index that is not there or not readable, or any with rebuild_index, is
- * built anew from the packs; the old one stays as "index.old-N". That needs a
- * store that nobody else has open.
+ * An index that is not there, damaged, or wrong in itself, or any with
+ * rebuild_index, is built anew from the packs; the old one stays as
+ * "index.old-N". That needs a store that nobody else has open.
  *
  * Then everything is verified, beside others, but without a gc. What can be
  * read in damaged packs is moved to new ones; chunks that cannot be read are

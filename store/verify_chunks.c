@@ -2,8 +2,7 @@
 
 /*
  * Verify: which chunks of a pack in memory are whole? Nothing else is touched,
- * neither index nor findings, so packs can be given to as many threads as there
- * are; what they found is put together in the order of packs by verify_packs.c.
+ * neither index nor findings (verify_pack.c does that).
  *
  * Pages, nearly all there is, are decoded and hashed sixteen at a time, which
  * takes a third of the time of one by one.

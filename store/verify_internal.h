@@ -93,6 +93,7 @@ struct verify {
     struct verify_pack *packs; /* by rising id */
     size_t pack_count;
     size_t pack_capacity;
+    uint64_t position; /* packs up to this one were looked at */
     struct verify_table table;
     struct id_set good; /* nodes below which all is well */
     struct index_lost *lost;
@@ -142,6 +143,37 @@ int verify_packs(struct verify *v, struct vn_err *err) VN_MUST_USE;
 int verify_map(struct verify *v, const char *snapshot, const char *object,
                const struct map_root *root, bool deep,
                struct vn_err *err) VN_MUST_USE;
+
+/* ---- verify_pack.c ---------------------------------------------------- */
+
+/* Something wrong about a pack, or with a chunk in it. */
+struct pack_note {
+    char *text; /* owned */
+    bool is_chunk;
+    struct chunk_id id;       /* of the chunk, as the next */
+    struct chunk_place place; /* in the index; stored_size 0: it has none */
+};
+
+/* What was found out about a pack; the first four as in struct verify_pack. */
+struct pack_report {
+    uint64_t matched;
+    bool unusable;
+    bool gone;
+    bool before;
+    bool newer; /* unusable, as its format is not known here */
+    uint64_t chunks; /* looked at */
+    struct pack_note *notes;
+    size_t note_count;
+    size_t note_capacity;
+    bool failed; /* the index could not be asked */
+    struct vn_err err;
+};
+
+/* Look at a pack, or with `fast` at its ends. Changes *ret only, which was zero
+ * and for which pack_report_done() is due; may run in any thread. */
+void verify_pack(const struct verify *v, const struct index_pack *row,
+                 struct pack_report *ret);
+void pack_report_done(struct pack_report *report);
 
 /* ---- verify_chunks.c -------------------------------------------------- */
 

@@ -1,6 +1,15 @@
 #include "store/verify_internal.h"
 
-/* Verify, passes 1 and 2: packs against the index, and the reverse. */
+/*
+ * Verify, passes 1 and 2: packs against the index, and the reverse.
+ *
+ * Packs are looked at by the store's pool, each one a task (verify_pack.c);
+ * what they report is taken in here, by rising number and on the caller's
+ * thread. At most PACK_BATCH of them are on their way, so that is how far the
+ * rest may be ahead of one that a slow disk holds up; in memory are a pack for
+ * each thread and the reports (700 bytes a pack, 300 for each chunk in it that
+ * is damaged).
+ */
 
 #include "common/fault.h"
 #include "common/io.h"
@@ -9,9 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIST_BATCH  1024u
-#define CHUNK_BATCH 512u
-#define HEX_SPACE   (2 * STORE_ID_SIZE + 1)
+#define PACK_BATCH 512u
+#define HEX_SPACE  (2 * STORE_ID_SIZE + 1)
 
 static struct verify_pack *add_pack(struct verify *v, uint64_t id)
 {
@@ -48,71 +56,6 @@ struct verify_pack *verify_pack_of(struct verify *v, uint64_t pack_id)
 
 /* ---- pass 1 ----------------------------------------------------------- */
 
-static bool place_is(const struct chunk_place *place, uint64_t pack_id,
-                     const struct pack_entry *entry)
-{
-    return place->pack_id == pack_id && place->offset == entry->offset &&
-           place->stored_size == entry->stored_size &&
-           place->kind == entry->kind && place->codec == entry->codec;
-}
-
-/* A chunk that is not whole: why, and does the index need it? */
-static void bad_chunk(struct verify *v, struct verify_pack *pack,
-                      uint64_t domain, const struct pack_entry *entry,
-                      const uint8_t *stored, const struct chunk_place *place)
-{
-    vn_auto(free) uint8_t *out = malloc(pack_raw_limit(entry->kind));
-    struct chunk_id id = ident_short(&entry->id);
-    struct vn_err why = VN_ERR_INIT;
-    struct ident ident;
-    char hex[HEX_SPACE];
-
-    ident_in_domain(&v->store->ident, domain, &ident);
-    if (!out || chunk_check(&ident, entry, stored, out, &why) == 0)
-        vn_fail(&why, VN_E_LIMIT, "no memory to check it");
-    io_hex(id.bytes, STORE_ID_SIZE, hex);
-    vn_wrap(&why, "chunk %s in pack %012llx at %u", hex,
-            (unsigned long long)pack->id, entry->offset);
-    pack->damaged = true;
-    if (place->stored_size > 0 && place->pack_id == pack->id)
-        verify_bad_add(v, &id, place, why.msg);
-    else
-        verify_found(v, verify_where("chunk", pack->id),
-                     "%s; the index has it elsewhere or not at all", why.msg);
-}
-
-/* `whole` and `data` are NULL where the chunks were not read. */
-static int check_chunks(struct verify *v, struct verify_pack *pack,
-                        const struct pack *parsed, const uint8_t *data,
-                        const bool *whole, struct vn_err *err)
-{
-    struct chunk_id ids[CHUNK_BATCH];
-    struct chunk_place places[CHUNK_BATCH];
-
-    v->counts.chunks += parsed->count;
-    for (size_t i = 0; i < parsed->count; i += CHUNK_BATCH) {
-        const struct pack_entry *entries = parsed->entries + i;
-        size_t n =
-            parsed->count - i < CHUNK_BATCH ? parsed->count - i : CHUNK_BATCH;
-
-        for (size_t k = 0; k < n; k++)
-            ids[k] = ident_short(&entries[k].id);
-        if (index_find(v->store->index, ids, n, places, err) < 0)
-            return -1;
-        for (size_t k = 0; k < n; k++) {
-            /* A chunk that the index has not is dead weight, such as gc leaves
-             * of a second copy; what a snapshot needs is missed in pass 3. */
-            if (places[k].stored_size > 0 &&
-                place_is(&places[k], pack->id, &entries[k]))
-                pack->matched++;
-            if (whole && !whole[i + k])
-                bad_chunk(v, pack, parsed->domain, &entries[k],
-                          data + entries[k].offset, &places[k]);
-        }
-    }
-    return 0;
-}
-
 static void bad_pack(struct verify *v, struct verify_pack *pack,
                      const char *sentence)
 {
@@ -121,163 +64,135 @@ static void bad_pack(struct verify *v, struct verify_pack *pack,
                  (unsigned long long)pack->id, sentence);
 }
 
-/* The pack as a whole against its row; what was parsed is usable. */
-static void check_head(struct verify *v, struct verify_pack *pack,
-                       const struct index_pack *row, const struct pack *parsed,
-                       const char *damage)
+/* A chunk that is not whole: does the index need it? */
+static void bad_chunk(struct verify *v, struct verify_pack *pack,
+                      const struct pack_note *note)
 {
-    char text[128];
-
-    if (damage[0])
-        bad_pack(v, pack, damage);
-    else if (memcmp(parsed->store_id, v->store->config.store_id,
-                    sizeof(parsed->store_id)) != 0)
-        bad_pack(v, pack, "it belongs to another store");
-    if (parsed->id != row->id) {
-        snprintf(text, sizeof(text), "it says that it is pack %012llx",
-                 (unsigned long long)parsed->id);
-        bad_pack(v, pack, text);
-    }
-    if (parsed->count != row->count) {
-        snprintf(text, sizeof(text), "it has %u chunks, the index says %u",
-                 parsed->count, row->count);
-        bad_pack(v, pack, text);
-    }
+    pack->damaged = true;
+    if (note->place.stored_size > 0 && note->place.pack_id == pack->id)
+        verify_bad_add(v, &note->id, &note->place, note->text);
+    else
+        verify_found(v, verify_where("chunk", pack->id),
+                     "%s; the index has it elsewhere or not at all",
+                     note->text);
 }
 
-static int check_size(struct verify *v, const struct index_pack *row,
-                      struct vn_err *err)
-{
-    uint64_t size;
-
-    if (engine_size(v->store->engine, row->id, &size, err) < 0)
-        return -1;
-    if (size == row->size && size <= PACK_SIZE_MAX)
-        return 0;
-    return vn_fail(err, VN_E_CORRUPT, "it has %llu bytes, the index says %llu",
-                   (unsigned long long)size, (unsigned long long)row->size);
-}
-
-static uint8_t *read_pack(struct verify *v, const struct index_pack *row,
-                          struct vn_err *err)
-{
-    vn_auto(free) uint8_t *data = malloc(row->size + 1);
-
-    if (!data)
-        return vn_fail_ptr(err, VN_E_LIMIT, "no memory for %llu bytes",
-                           (unsigned long long)row->size);
-    if (engine_read(v->store->engine, row->id, 0, data, row->size, err) < 0)
-        return NULL;
-    return vn_steal(&data);
-}
-
-/* Read the pack, or its ends. *ret_data is NULL where only these were. */
-static int open_pack(struct verify *v, const struct index_pack *row,
-                     uint8_t **ret_data, struct pack *ret, char damage[128],
-                     struct vn_err *err)
-{
-    vn_auto(free) uint8_t *data = NULL;
-
-    if (v->opts->fast)
-        return pack_read_ends(v->store->engine, row->id, row->size, ret, damage,
-                              err);
-    data = read_pack(v, row, err);
-    if (!data || pack_parse(data, row->size, ret, damage, err) < 0)
-        return -1;
-    *ret_data = vn_steal(&data);
-    return 0;
-}
-
-static int check_pack(struct verify *v, const struct index_pack *row,
-                      struct verify_pack *pack, struct vn_err *err)
-{
-    vn_auto(free) uint8_t *data = NULL;
-    vn_auto(free) bool *whole = NULL;
-    struct vn_err why = VN_ERR_INIT;
-    struct pack parsed;
-    char damage[128];
-    int result;
-
-    if (check_size(v, row, &why) < 0) {
-        pack->gone = pack->unusable = true;
-        bad_pack(v, pack, why.msg);
-        return 0;
-    }
-    if (open_pack(v, row, &data, &parsed, damage, &why) < 0) {
-        pack->unusable = true;
-        v->newer |= why.code == VN_E_VERSION;
-        bad_pack(v, pack, why.msg);
-        return 0;
-    }
-    check_head(v, pack, row, &parsed, damage);
-    if (data) {
-        whole = vn_alloc(parsed.count * sizeof(*whole));
-        verify_chunks(v->store, &parsed, data, whole);
-    }
-    result = check_chunks(v, pack, &parsed, data, whole, err);
-    pack_done(&parsed);
-    return result;
-}
-
-static int list_packs(struct verify *v, struct vn_err *err)
-{
-    vn_auto(free) struct index_pack *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
-    uint64_t from = 0;
+/* Some packs on their way through the pool. */
+struct batch {
+    struct verify *v;
+    struct index_pack rows[PACK_BATCH];
+    struct verify_pack *packs[PACK_BATCH];
+    struct pack_report reports[PACK_BATCH];
     size_t count;
+};
 
-    do {
-        if (index_list_packs(v->store->index, from, LIST_BATCH, rows, &count,
-                             err) < 0)
-            return -1;
-        for (size_t i = 0; i < count; i++) {
-            add_pack(v, rows[i].id);
-            from = rows[i].id + 1;
-        }
-    } while (count == LIST_BATCH);
+static int batch_work(void *context, size_t i, struct vn_err *err)
+{
+    struct batch *b = context;
+    struct store *store = b->v->store;
+    size_t ahead = i + pool_threads(store->pool);
+
+    (void)err;
+    if (b->reports[i].before)
+        return 0;
+    if (!b->v->opts->fast && ahead < b->count && !b->reports[ahead].before)
+        engine_prefetch(store->engine, b->rows[ahead].id, 0,
+                        b->rows[ahead].size);
+    verify_pack(b->v, &b->rows[i], &b->reports[i]);
     return 0;
 }
 
-static int check_row(struct verify *v, const struct index_pack *row,
-                     struct vn_err *err)
+static void take_report(struct verify *v, struct verify_pack *pack,
+                        const struct pack_report *report)
 {
-    struct verify_pack *pack = verify_pack_of(v, row->id);
+    pack->matched = report->matched;
+    pack->gone = report->gone;
+    pack->unusable = report->unusable;
+    v->newer |= report->newer;
+    v->counts.chunks += report->chunks;
+    for (size_t k = 0; k < report->note_count; k++)
+        if (report->notes[k].is_chunk)
+            bad_chunk(v, pack, &report->notes[k]);
+        else
+            bad_pack(v, pack, report->notes[k].text);
+}
 
-    if (!pack)
-        return 0; /* entered since */
+static int batch_take(void *context, size_t i, struct vn_err *err)
+{
+    struct batch *b = context;
+    struct verify *v = b->v;
+    const struct index_pack *row = &b->rows[i];
+    struct verify_pack *pack = b->packs[i];
+
     v->counts.packs++;
-    pack->before = verify_state_has(v->state, row->id, &pack->matched);
-    if (pack->before)
-        v->counts.packs_before++;
-    else if (fault_hit("store.verify.pack"))
+    pack->before = b->reports[i].before;
+    v->counts.packs_before += pack->before;
+    if (!pack->before && fault_hit("store.verify.pack"))
         return vn_fail(err, EIO, "read pack %012llx",
                        (unsigned long long)row->id);
-    else if (check_pack(v, row, pack, err) < 0)
+    take_report(v, pack, &b->reports[i]);
+    if (b->reports[i].failed) {
+        *err = b->reports[i].err;
         return -1;
+    }
+    pack_report_done(&b->reports[i]);
     pack->read = true;
+    if (v->position < row->id)
+        v->position = row->id;
     verify_progress(v, row->size);
     verify_state_note(v);
     return 0;
 }
 
-static int check_packs(struct verify *v, struct vn_err *err)
+static int batch_run(struct batch *b, struct vn_err *err)
 {
-    vn_auto(free) struct index_pack *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
-    uint64_t from = 0;
-    size_t count;
+    int result = pool_run_in_order(b->v->store->pool, b->count, batch_work,
+                                   batch_take, b, err);
 
-    do {
-        if (index_list_packs(v->store->index, from, LIST_BATCH, rows, &count,
-                             err) < 0)
+    for (size_t i = 0; i < b->count; i++)
+        pack_report_done(&b->reports[i]);
+    b->count = 0;
+    return result;
+}
+
+/* Have a pack looked at, some time before the last batch_run(). */
+static int batch_add(struct batch *b, const struct index_pack *row,
+                     struct verify_pack *pack, bool resumed, struct vn_err *err)
+{
+    struct pack_report *report = &b->reports[b->count];
+
+    report->before =
+        resumed && verify_state_has(b->v->state, row->id, &report->matched);
+    b->packs[b->count] = pack;
+    b->rows[b->count++] = *row;
+    return b->count == PACK_BATCH ? batch_run(b, err) : 0;
+}
+
+static int list_packs(struct verify *v, struct vn_err *err)
+{
+    struct index_packs step = {.index = v->store->index};
+    const struct index_pack *row;
+    int more;
+
+    while ((more = index_next_pack(&step, &row, err)) > 0)
+        add_pack(v, row->id);
+    return more;
+}
+
+static int check_packs(struct verify *v, struct batch *b, struct vn_err *err)
+{
+    struct index_packs step = {.index = v->store->index};
+    const struct index_pack *row;
+    int more;
+
+    while ((more = index_next_pack(&step, &row, err)) > 0) {
+        struct verify_pack *pack = verify_pack_of(v, row->id);
+
+        /* None: it was entered since. */
+        if (pack && batch_add(b, row, pack, true, err) < 0)
             return -1;
-        for (size_t i = 0; i < count; i++) {
-            if (check_row(v, &rows[i], err) < 0)
-                return -1;
-            from = rows[i].id + 1;
-        }
-    } while (count == LIST_BATCH);
-    return 0;
+    }
+    return more < 0 ? -1 : batch_run(b, err);
 }
 
 /* ---- pass 2 ----------------------------------------------------------- */
@@ -287,24 +202,14 @@ typedef int row_fn(struct verify *v, const struct index_chunk *row,
 
 static int each_row(struct verify *v, row_fn *fn, struct vn_err *err)
 {
-    vn_auto(free) struct index_chunk *rows =
-        vn_alloc(LIST_BATCH * sizeof(*rows));
-    struct chunk_id last;
-    bool begun = false;
-    size_t count;
+    struct index_chunks step = {.index = v->store->index};
+    const struct index_chunk *row;
+    int more;
 
-    do {
-        if (index_list_chunks(v->store->index, begun ? &last : NULL, LIST_BATCH,
-                              rows, &count, err) < 0)
+    while ((more = index_next_chunk(&step, &row, err)) > 0)
+        if (fn(v, row, err) < 0)
             return -1;
-        for (size_t i = 0; i < count; i++)
-            if (fn(v, &rows[i], err) < 0)
-                return -1;
-        if (count > 0)
-            last = rows[count - 1].id;
-        begun = true;
-    } while (count == LIST_BATCH);
-    return 0;
+    return more;
 }
 
 /* A row whose pack pass 1 did not see: new, or pointing nowhere? */
@@ -374,7 +279,7 @@ static int check_suspect(struct verify *v, const struct index_chunk *row,
 
 /* Packs that an earlier run read, and of which the index has other chunks now:
  * gc moved some, or a row is wrong. Read them. */
-static int check_changed(struct verify *v, struct vn_err *err)
+static int check_changed(struct verify *v, struct batch *b, struct vn_err *err)
 {
     for (size_t i = 0; i < v->pack_count; i++) {
         struct verify_pack *pack = &v->packs[i];
@@ -382,15 +287,14 @@ static int check_changed(struct verify *v, struct vn_err *err)
 
         if (!pack->before || pack->indexed == pack->matched)
             continue;
-        pack->before = pack->read = false;
-        pack->matched = 0;
+        pack->read = false;
+        v->counts.packs--;
         v->counts.packs_before--;
         if (index_find_pack(v->store->index, pack->id, &row, err) < 0 ||
-            check_pack(v, &row, pack, err) < 0)
+            batch_add(b, &row, pack, false, err) < 0)
             return -1;
-        pack->read = true;
     }
-    return 0;
+    return batch_run(b, err);
 }
 
 static void report_mismatch(struct verify *v, struct verify_pack *pack)
@@ -404,15 +308,27 @@ static void report_mismatch(struct verify *v, struct verify_pack *pack)
     bad_pack(v, pack, text);
 }
 
+/* Pass 1, and the rows counted. */
+static int count_and_check(struct verify *v, struct vn_err *err)
+{
+    vn_auto(free) struct batch *b = vn_alloc(sizeof(*b));
+
+    b->v = v;
+    /* Rows are counted before the directories are held against them: a writer
+     * enters a pack's rows in several transactions, and what comes in between
+     * makes more of them match, never less. */
+    index_expect(v->store->index, UINT64_MAX);
+    if (list_packs(v, err) < 0 || each_row(v, count_row, err) < 0 ||
+        check_packs(v, b, err) < 0)
+        return -1;
+    return check_changed(v, b, err);
+}
+
 int verify_packs(struct verify *v, struct vn_err *err)
 {
     bool suspect = false;
 
-    /* Rows are counted before the directories are held against them: a writer
-     * enters a pack's rows in several transactions, and what comes in between
-     * makes more of them match, never less. */
-    if (list_packs(v, err) < 0 || each_row(v, count_row, err) < 0 ||
-        check_packs(v, err) < 0 || check_changed(v, err) < 0)
+    if (count_and_check(v, err) < 0)
         return -1;
     for (size_t i = 0; i < v->pack_count; i++)
         suspect |= is_suspect(&v->packs[i]);

@@ -161,7 +161,6 @@ static json_t *well_json(const struct verify *v)
 {
     const struct verify_state *s = v->state;
     json_t *list = json_array();
-    uint64_t last = v->pack_count ? v->packs[v->pack_count - 1].id : 0;
 
     for (size_t i = 0; i < v->pack_count; i++)
         if (v->packs[i].read && !v->packs[i].damaged)
@@ -169,7 +168,7 @@ static json_t *well_json(const struct verify *v)
                                   json_pack("[oo]", jsonx_int(v->packs[i].id),
                                             jsonx_int(v->packs[i].matched)));
     for (size_t i = 0; i < s->count; i++)
-        if (s->well[i].pack_id > last)
+        if (s->well[i].pack_id > v->position)
             json_array_append_new(
                 list, json_pack("[oo]", jsonx_int(s->well[i].pack_id),
                                 jsonx_int(s->well[i].matched)));
@@ -185,9 +184,7 @@ static char *state_text(const struct verify *v)
     json_object_set_new(json, "format", json_integer(STATE_FORMAT));
     json_object_set_new(json, "store_id", json_string(hex));
     json_object_set_new(json, "began", jsonx_int(v->counts.began_s));
-    json_object_set_new(
-        json, "position",
-        jsonx_int(v->pack_count ? v->packs[v->pack_count - 1].id : 0));
+    json_object_set_new(json, "position", jsonx_int(v->position));
     json_object_set_new(json, "findings", jsonx_int(v->findings));
     json_object_set_new(json, "well", well_json(v));
     return jsonx_text(json);

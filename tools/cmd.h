@@ -48,63 +48,68 @@ cmd_run_fn cmd_export;
 cmd_run_fn cmd_import;
 cmd_run_fn cmd_doctor;
 
-/* ---- options that several commands have ------------------------------- */
+/* ---- the command line -------------------------------------------------- */
 
-/* The values. Zero-initialise; cmd_common_inputs() sets the defaults. */
+/* Options that several commands have. */
+enum cmd_option {
+    CMD_STORE = 1,    /* --store */
+    CMD_JSON = 2,     /* --json */
+    CMD_PROGRESS = 4, /* --progress-fd, --quiet */
+    CMD_NETWORK = 8,  /* --tls-dir */
+};
+
+#define CMD_ARGS_MAX 4u
+
+/* What was given; strings live as long as argv. */
 struct cmd_common {
     const char *store; /* never NULL after parsing with CMD_STORE */
     bool json;
     bool quiet;
-    int progress_fd; /* -1: none given */
+    int progress_fd;               /* -1: none given */
+    const char *tls_dir;           /* --tls-dir or $VNSTORE_TLS_DIR, or NULL */
+    const char *arg[CMD_ARGS_MAX]; /* by their places; NULL: not given */
+    char **more;                   /* those of "FILE..." */
+    int more_count;
+};
+
+/* What a command takes. */
+struct cmd_syntax {
+    unsigned common; /* enum cmd_option, any of them */
+    /*
+     * Its arguments, words as --help shows them: "SNAP", "[SNAP]" (may be left
+     * out), "FILE..." (one or more), "[OBJECT...]" (any number), the last two
+     * only as the last one; at most CMD_ARGS_MAX words. NULL: none.
+     */
+    const char *args;
+    const char *doc;
+    const struct argp_option *options; /* its own; NULL: none */
+    /* For each of its own that is given. Misuse: argp_error(). */
+    void (*option)(void *context, int key, char *arg, struct argp_state *state);
+    /* At the end, when all arguments that are needed are there: do the options
+     * go together? argp_error(). May be NULL. */
+    void (*check)(void *context, struct argp_state *state);
 };
 
 /*
- * Children for a command's argp, in any number and order:
- *
- *     static const struct argp_child children[] = {
- *         {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
- *
- * and, in the command's parser,
- *
- *     case ARGP_KEY_INIT:
- *         cmd_common_inputs(state, children, &opts->common);
+ * Parse a command's line into *common and, by the functions of `syntax`,
+ * `context`, which may hold *common. Exits on misuse and for --help. Those
+ * functions find *common set by all that was given so far, its defaults first.
  */
-extern const struct argp cmd_argp_store;    /* --store */
-extern const struct argp cmd_argp_json;     /* --json */
-extern const struct argp cmd_argp_progress; /* --progress-fd, --quiet */
+void cmd_parse(const struct cmd_syntax *syntax, int argc, char **argv,
+               struct cmd_common *common, void *context);
 
-void cmd_common_inputs(struct argp_state *state,
-                       const struct argp_child *children,
-                       struct cmd_common *common);
+/* For an option's function: the number that it was given; another text, or a
+ * number out of range, is a usage error. */
+unsigned cmd_parse_number(struct argp_state *state, const char *option,
+                          const char *arg, unsigned min, unsigned max);
+
+/* ---- the rest ---------------------------------------------------------- */
 
 /* Open the store that --store or $VNSTORE_STORE names. */
 struct store *cmd_open_store(const struct cmd_common *common,
                              struct vn_err *err) VN_MUST_USE;
 
-/*
- * For a parser's ARGP_KEY_ARG: take the only positional argument. A second one
- * is a usage error.
- */
-void cmd_take_arg(struct argp_state *state, char *arg, const char **slot);
-
-/* For a parser: the number that `option` was given; another text, or a number
- * out of range, is a usage error. */
-unsigned cmd_parse_number(struct argp_state *state, const char *option,
-                          const char *arg, unsigned min, unsigned max);
-
 /* {"read", "zero", "unchanged", "known", "new", "stored"} in bytes. */
 json_t *cmd_counts_json(const struct store_counts *counts);
-
-/* ---- a command with the usual options and one argument ---------------- */
-
-struct cmd_simple {
-    struct cmd_common common;
-    const char *arg; /* NULL only where it is optional */
-};
-
-/* Parse; `args_doc` is "SNAP", "[SNAP]" (optional) or NULL (none). */
-void cmd_simple_parse(struct cmd_simple *simple, const char *args_doc,
-                      const char *doc, const struct argp_child *children,
-                      int argc, char **argv);
 
 #endif

@@ -23,33 +23,20 @@ enum { DIFF_EQUAL = 0, DIFF_DIFFERENT = 1, DIFF_TROUBLE = 2 };
 
 struct args {
     struct cmd_common common;
-    const char *names[2];
     bool ranges;
 };
 
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
+    (void)arg;
+    (void)state;
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case KEY_RANGES:
         args->ranges = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &args->names[args->names[0] != NULL]);
-        return 0;
-    case ARGP_KEY_END:
-        if (!args->names[1])
-            argp_error(state, "two snapshots are to be given");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -359,8 +346,8 @@ static int diff(const struct args *args, struct vn_err *err)
         store ? store_hold_open(store, err) : NULL;
     vn_auto(json) json_t *a = NULL, *b = NULL, *rows = NULL, *document = NULL;
 
-    if (!hold || !(a = store_load(store, args->names[0], err)) ||
-        !(b = store_load(store, args->names[1], err)) ||
+    if (!hold || !(a = store_load(store, args->common.arg[0], err)) ||
+        !(b = store_load(store, args->common.arg[1], err)) ||
         !(rows = compare_all(store, args, (json_t *[]){a, b}, err)))
         return -1;
     document = document_of((json_t *[]){a, b}, rows);
@@ -378,19 +365,19 @@ int cmd_diff(int argc, char **argv, struct vn_err *err)
         {"ranges", KEY_RANGES, NULL, 0, "Show also where objects differ", 0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON,
         .options = options,
-        .parser = parse,
-        .args_doc = "A B",
+        .option = take_option,
+        .args = "A B",
         .doc = "Show which objects of two snapshots differ, and by how many"
                " pages, the largest change first. The exit status is 0 when"
                " all are equal, 1 when not, 2 when it cannot be told.",
-        .children = children,
     };
     struct args args = {0};
     int status;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
     status = diff(&args, err);
     if (status >= 0)
         return status;

@@ -51,23 +51,23 @@ static int print_hints(const json_t *rows, struct vn_err *err)
 
 int cmd_doctor(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp_child children[] = {{&cmd_argp_json, 0, NULL, 0},
-                                                 {0}};
+    static const struct cmd_syntax syntax = {
+        .common = CMD_JSON,
+        .doc = "Try what snapshots need on this host, as this user: ok,"
+               " warn (something is worse without it) or no (something"
+               " is impossible without it). The exit status is 0.",
+    };
     static const struct ui_column columns[] = {
         {"check", "CHECK", UI_TEXT},
         {"state", "STATE", UI_TEXT},
         {"found", "FOUND", UI_TEXT},
     };
     vn_auto(json) json_t *rows = NULL, *out = NULL;
-    struct cmd_simple args;
+    struct cmd_common args;
 
-    cmd_simple_parse(&args, NULL,
-                     "Try what snapshots need on this host, as this user: ok,"
-                     " warn (something is worse without it) or no (something"
-                     " is impossible without it). The exit status is 0.",
-                     children, argc, argv);
+    cmd_parse(&syntax, argc, argv, &args, NULL);
     rows = examine();
-    if (args.common.json) {
+    if (args.json) {
         out = json_pack("{sO}", "checks", rows);
         ui_json_print(out);
         return CMD_OK;

@@ -30,9 +30,6 @@ struct args {
     enum format format;
 };
 
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_progress, 0, NULL, 0}, {0}};
-
 static void parse_format(struct argp_state *state, struct args *args,
                          const char *arg)
 {
@@ -65,11 +62,11 @@ static void check_choice(struct argp_state *state, const struct args *args)
         argp_error(state, "only one of --disk, --ram and --object");
 }
 
-static void check_args(struct argp_state *state, const struct args *args)
+static void check_args(void *context, struct argp_state *state)
 {
+    const struct args *args = context;
+
     check_choice(state, args);
-    if (!args->snapshot)
-        argp_error(state, "SNAP is missing");
     if (!args->output)
         argp_error(state, "-o FILE is missing");
     if (args->output && strcmp(args->output, "-") == 0 && isatty(STDOUT_FILENO))
@@ -77,43 +74,33 @@ static void check_args(struct argp_state *state, const struct args *args)
                    format_names[args->format]);
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case 'o':
         args->output = arg;
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &args->snapshot);
-        return 0;
+        break;
     case 'f':
         parse_format(state, args, arg);
-        return 0;
+        break;
     case KEY_VM:
         args->choice.vm = arg;
-        return 0;
+        break;
     case KEY_DISK:
         args->choice.disk = arg;
-        return 0;
+        break;
     case KEY_RAM:
         args->choice.ram = arg;
-        return 0;
+        break;
     case KEY_SINCE:
         args->since = arg;
-        return 0;
+        break;
     case KEY_OBJECT:
         args->choice.object = arg;
-        return 0;
-    case ARGP_KEY_END:
-        check_args(state, args);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -206,22 +193,24 @@ int cmd_export(int argc, char **argv, struct vn_err *err)
          "Formats raw, qcow2: an object as show names it, or without file/", 0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
-        .args_doc = "SNAP",
+        .option = take_option,
+        .args = "SNAP",
         .doc =
             "Write a snapshot as a tar of its manifest, its objects as sparse"
             " files, and SHA256SUMS; or one Xen domain of it as a file for xl"
             " restore; or one object of it as a disk image.",
-        .children = children,
+        .check = check_args,
     };
     vn_auto(store) struct store *store = NULL;
     struct args args = {0};
     struct stat st;
     int r;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
+    args.snapshot = args.common.arg[0];
     store = cmd_open_store(&args.common, err);
     if (!store)
         return -1;

@@ -25,11 +25,6 @@ struct args {
     unsigned recompress_level; /* 0: do not */
 };
 
-static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
-                                             {&cmd_argp_json, 0, NULL, 0},
-                                             {&cmd_argp_progress, 0, NULL, 0},
-                                             {0}};
-
 /* "zstd" or "zstd:LEVEL". */
 static unsigned parse_codec(struct argp_state *state, const char *arg)
 {
@@ -41,32 +36,25 @@ static unsigned parse_codec(struct argp_state *state, const char *arg)
                             STORE_GC_LEVEL_MAX);
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case KEY_DRY_RUN:
         args->dry_run = true;
-        return 0;
+        break;
     case KEY_THRESHOLD:
         args->threshold_percent =
             cmd_parse_number(state, "--threshold", arg, 1, 100);
-        return 0;
+        break;
     case KEY_WAIT:
         args->wait_s = cmd_parse_number(state, "--wait", arg, 0, WAIT_MAX_S);
-        return 0;
+        break;
     case KEY_RECOMPRESS:
         args->recompress_level = parse_codec(state, arg);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is one argument too many", arg);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -169,12 +157,12 @@ int cmd_gc(int argc, char **argv, struct vn_err *err)
          0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
+        .option = take_option,
         .doc = "Remove what no snapshot needs and free its space, while others"
                " may write and read.",
-        .children = children,
     };
     struct args args = {.threshold_percent = STORE_GC_THRESHOLD,
                         .wait_s = WAIT_DEFAULT_S};
@@ -182,7 +170,7 @@ int cmd_gc(int argc, char **argv, struct vn_err *err)
     vn_auto(json) json_t *out = NULL;
     struct store_gc_counts counts;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
     store = cmd_open_store(&args.common, err);
     if (!store || collect(&args, store, &counts, err) < 0)
         return -1;

@@ -26,10 +26,7 @@ enum { KEY_FORCE = 'f' };
 
 struct args {
     struct cmd_common common;
-    const char *snapshot;
     const char *output;
-    char **objects; /* borrowed from argv; none: all of them */
-    int count;
     bool force;
 };
 
@@ -43,41 +40,28 @@ struct get {
     uint64_t total;
 };
 
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_progress, 0, NULL, 0}, {0}};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
+    (void)state;
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case 'o':
         args->output = arg;
-        return 0;
+        break;
     case KEY_FORCE:
         args->force = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (args->snapshot)
-            return ARGP_ERR_UNKNOWN; /* the rest comes as KEY_ARGS */
-        args->snapshot = arg;
-        return 0;
-    case ARGP_KEY_ARGS:
-        args->objects = state->argv + state->next;
-        args->count = state->argc - state->next;
-        return 0;
-    case ARGP_KEY_END:
-        if (!args->snapshot)
-            argp_error(state, "SNAP is missing");
-        if (!args->output)
-            argp_error(state, "-o DIR is missing");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
+}
+
+static void check(void *context, struct argp_state *state)
+{
+    const struct args *args = context;
+
+    if (!args->output)
+        argp_error(state, "-o DIR is missing");
 }
 
 /* The next part of a path into `part`, or 0 where it is not a plain name. */
@@ -218,10 +202,10 @@ static int for_each(struct get *g, each_fn *call, struct vn_err *err)
     const char *name;
     json_t *object;
 
-    for (int i = 0; i < g->args->count; i++)
-        if (call(g, g->args->objects[i], err) < 0)
+    for (int i = 0; i < g->args->common.more_count; i++)
+        if (call(g, g->args->common.more[i], err) < 0)
             return -1;
-    if (g->args->count)
+    if (g->args->common.more_count)
         return 0;
     json_object_foreach (json_object_get(g->manifest, "objects"), name, object)
         if (call(g, name, err) < 0)
@@ -249,14 +233,15 @@ int cmd_get(int argc, char **argv, struct vn_err *err)
         {"force", KEY_FORCE, NULL, 0, "Replace files that exist", 0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
-        .args_doc = "SNAP [OBJECT...]",
+        .option = take_option,
+        .args = "SNAP [OBJECT...]",
         .doc =
             "Write the objects of a snapshot, or those named, as sparse files"
             " below a directory.",
-        .children = children,
+        .check = check,
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(store_hold) struct store_hold *hold = NULL;
@@ -265,10 +250,10 @@ int cmd_get(int argc, char **argv, struct vn_err *err)
     struct args args = {0};
     struct get get = {.args = &args};
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
     get.store = store = cmd_open_store(&args.common, err);
     hold = store ? store_hold_open(store, err) : NULL;
-    manifest = hold ? store_load(store, args.snapshot, err) : NULL;
+    manifest = hold ? store_load(store, args.common.arg[0], err) : NULL;
     if (!manifest)
         return -1;
     if (mkdir(args.output, 0777) < 0 && errno != EEXIST)

@@ -26,43 +26,27 @@ struct args {
     uint64_t size_max;
 };
 
-static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
-                                             {&cmd_argp_json, 0, NULL, 0},
-                                             {&cmd_argp_progress, 0, NULL, 0},
-                                             {0}};
-
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
     struct vn_err err = VN_ERR_INIT;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case 'n':
         args->name = arg;
-        return 0;
+        break;
     case KEY_SINCE:
         args->since = arg;
-        return 0;
+        break;
     case KEY_DOMAIN:
         args->domain = arg;
-        return 0;
+        break;
     case KEY_SIZE_MAX:
         if (io_parse_size(arg, &args->size_max, &err) < 0 ||
             args->size_max == 0)
             argp_error(state, "--max-size: '%s' is no size", arg);
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &args->file);
-        return 0;
-    case ARGP_KEY_END:
-        if (!args->file)
-            argp_error(state, "FILE is missing");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -103,16 +87,16 @@ int cmd_import(int argc, char **argv, struct vn_err *err)
          0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
-        .args_doc = "FILE",
+        .option = take_option,
+        .args = "FILE",
         .doc =
             "Read a snapshot from a tar made by export; - for standard input."
             " Nothing is kept unless all of it is there and every sum"
             " agrees. Prints the snapshot's name, and on standard error how"
             " much of it was new.",
-        .children = children,
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(close) int fd = -1;
@@ -122,7 +106,8 @@ int cmd_import(int argc, char **argv, struct vn_err *err)
     struct ui_progress progress;
     int r;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
+    args.file = args.common.arg[0];
     fd = strcmp(args.file, "-") == 0 ? dup(STDIN_FILENO)
                                      : open(args.file, O_RDONLY | O_CLOEXEC);
     if (fd < 0)

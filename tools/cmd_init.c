@@ -8,28 +8,20 @@
 enum { KEY_ID = 0x200 };
 
 struct init {
-    const char *path;
+    struct cmd_common common;
     enum store_identity identity;
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct init *init = state->input;
+    struct init *init = context;
 
     switch (key) {
     case KEY_ID:
         if (!store_identity_parse(arg, &init->identity))
             argp_error(state, "--id: '%s' is neither blake3 nor sha256", arg);
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &init->path);
-        return 0;
-    case ARGP_KEY_END:
-        if (!init->path)
-            argp_error(state, "STORE is missing");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -40,19 +32,20 @@ int cmd_init(int argc, char **argv, struct vn_err *err)
          "Name contents by blake3 (the default) or sha256", 0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
         .options = options,
-        .parser = parse,
-        .args_doc = "STORE",
+        .option = take_option,
+        .args = "STORE",
         .doc = "Create an empty store in a directory that does not exist or is"
                " empty.",
     };
     struct init init = {.identity = STORE_BLAKE3};
 
-    argp_parse(&argp, argc, argv, 0, NULL, &init);
-    if (strstr(init.path, "://"))
+    cmd_parse(&syntax, argc, argv, &init.common, &init);
+    if (strstr(init.common.arg[0], "://"))
         return vn_fail(err, VN_E_UNSUPPORTED,
                        "store '%s': this build makes directories only",
-                       init.path);
-    return store_init_as(init.path, init.identity, err) < 0 ? -1 : CMD_OK;
+                       init.common.arg[0]);
+    return store_init_as(init.common.arg[0], init.identity, err) < 0 ? -1
+                                                                     : CMD_OK;
 }

@@ -31,8 +31,11 @@ static json_t *summary(const json_t *manifest)
 
 int cmd_list(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp_child children[] = {
-        {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON,
+        .doc = "List the snapshots of a store, oldest first. SIZE is"
+               " that of all objects, before deduplication.",
+    };
     static const struct ui_column columns[] = {
         {"name", "NAME", UI_TEXT},        {"created", "CREATED", UI_TEXT},
         {"kind", "KIND", UI_TEXT},        {"vms", "VMS", UI_COUNT},
@@ -41,16 +44,13 @@ int cmd_list(int argc, char **argv, struct vn_err *err)
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *manifests = NULL, *rows = json_array(), *all = NULL;
-    struct cmd_simple args;
+    struct cmd_common args;
     bool domains = false;
     json_t *manifest;
     size_t i;
 
-    cmd_simple_parse(&args, NULL,
-                     "List the snapshots of a store, oldest first. SIZE is"
-                     " that of all objects, before deduplication.",
-                     children, argc, argv);
-    store = cmd_open_store(&args.common, err);
+    cmd_parse(&syntax, argc, argv, &args, NULL);
+    store = cmd_open_store(&args, err);
     manifests = store ? store_list(store, err) : NULL;
     if (!manifests)
         return -1;
@@ -58,7 +58,7 @@ int cmd_list(int argc, char **argv, struct vn_err *err)
         json_array_append_new(rows, summary(manifest));
         domains |= manifest_domain(manifest) != NULL;
     }
-    if (args.common.json) {
+    if (args.json) {
         all = json_pack("{sO}", "snapshots", rows);
         ui_json_print(all);
         return CMD_OK;

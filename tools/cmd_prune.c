@@ -24,11 +24,7 @@ struct args {
     struct cmd_common common;
     struct store_keep keep;
     bool dry_run;
-    const char *series;
 };
-
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
 
 /* The rules come first, in the order of their keys. */
 static const struct argp_option options[] = {
@@ -61,42 +57,31 @@ static unsigned *rule_of(struct store_keep *keep, int key)
     }
 }
 
-static void check(const struct args *args, struct argp_state *state)
+static void check(void *context, struct argp_state *state)
 {
+    const struct args *args = context;
     const struct store_keep *k = &args->keep;
 
-    if (!args->series)
-        argp_error(state, "SERIES is missing");
     if (!(k->last || k->hourly || k->daily || k->weekly || k->monthly))
         argp_error(state, "no rule keeps anything: give a --keep-... option"
                           " (to remove all, use delete)");
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
     unsigned *rule = rule_of(&args->keep, key);
 
     if (rule) {
         *rule = cmd_parse_number(state, options[key - KEY_LAST].name, arg, 0,
                                  KEEP_MAX);
-        return 0;
+        return;
     }
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case KEY_DRY_RUN:
         args->dry_run = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &args->series);
-        return 0;
-    case ARGP_KEY_END:
-        check(args, state);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -138,32 +123,34 @@ static int print_json(const struct args *args, json_t *list)
 
     json_array_foreach (list, i, row)
         kept += json_is_true(json_object_get(row, "keep"));
-    out = json_pack("{ss sb so so sO}", "series", args->series, "dry_run",
-                    args->dry_run, "kept", jsonx_int(kept), "deleted",
-                    jsonx_int(json_array_size(list) - kept), "snapshots", list);
+    out =
+        json_pack("{ss sb so so sO}", "series", args->common.arg[0], "dry_run",
+                  args->dry_run, "kept", jsonx_int(kept), "deleted",
+                  jsonx_int(json_array_size(list) - kept), "snapshots", list);
     ui_json_print(out);
     return CMD_OK;
 }
 
 int cmd_prune(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON,
         .options = options,
-        .parser = parse,
-        .args_doc = "SERIES",
+        .option = take_option,
+        .args = "SERIES",
         .doc = "Delete the snapshots of a series that no rule keeps, and show"
                " what stays and why. Their space is freed by gc.",
-        .children = children,
+        .check = check,
     };
     struct args args = {0};
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *list = NULL;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
     store = cmd_open_store(&args.common, err);
-    list = store
-               ? store_prune(store, args.series, &args.keep, args.dry_run, err)
-               : NULL;
+    list = store ? store_prune(store, args.common.arg[0], &args.keep,
+                               args.dry_run, err)
+                 : NULL;
     if (!list)
         return -1;
     return args.common.json ? print_json(&args, list)

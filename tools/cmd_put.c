@@ -36,8 +36,6 @@ struct args {
     enum format format; /* of disk images */
     const char *domain; /* of the store; NULL: its own */
     const char *name;
-    char **files; /* borrowed from argv */
-    int count;
 };
 
 struct put {
@@ -58,11 +56,6 @@ struct file_share {
     uint64_t size; /* of the file */
 };
 
-static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
-                                             {&cmd_argp_json, 0, NULL, 0},
-                                             {&cmd_argp_progress, 0, NULL, 0},
-                                             {0}};
-
 static void parse_format(struct argp_state *state, struct args *args,
                          const char *arg)
 {
@@ -75,38 +68,21 @@ static void parse_format(struct argp_state *state, struct args *args,
     args->format = (enum format)format;
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case KEY_OPAQUE:
         args->opaque = true;
-        return 0;
+        break;
     case KEY_DOMAIN:
         args->domain = arg;
-        return 0;
+        break;
     case 'f':
         parse_format(state, args, arg);
-        return 0;
-    case ARGP_KEY_ARG:
-        if (args->name)
-            return ARGP_ERR_UNKNOWN; /* the rest comes as KEY_ARGS */
-        args->name = arg;
-        return 0;
-    case ARGP_KEY_ARGS:
-        args->files = state->argv + state->next;
-        args->count = state->argc - state->next;
-        return 0;
-    case ARGP_KEY_END:
-        if (args->count == 0)
-            argp_error(state, "NAME and FILE are wanted");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -215,10 +191,9 @@ static int put_image(struct put *p, const char *path, int fd, uint64_t size,
 {
     vn_auto(free) char *object = object_name(path);
     vn_auto(image_writer) struct image_writer *image = NULL;
-    struct vn_err no_parent = VN_ERR_INIT;
     struct map_root root, parent;
-    bool has_parent = p->parent && manifest_object(p->parent, object, &parent,
-                                                   &no_parent) == 0;
+    bool has_parent =
+        p->parent && manifest_find_like(p->parent, object, size, &parent);
 
     image =
         image_writer_open(p->writer, size, has_parent ? &parent : NULL, err);
@@ -337,8 +312,8 @@ static int check_files(struct put *p, struct vn_err *err)
 {
     vn_auto(json) json_t *seen = json_object();
 
-    for (int i = 0; i < p->args->count; i++) {
-        const char *path = p->args->files[i];
+    for (int i = 0; i < p->args->common.more_count; i++) {
+        const char *path = p->args->common.more[i];
         vn_auto(free) char *object = NULL;
         uint64_t size;
         vn_auto(close) int fd = open_image(path, &size, err);
@@ -412,8 +387,8 @@ static int put_all(struct put *p, struct vn_err *err)
     if (!writer)
         return -1;
     ui_progress_begin(&p->progress, "put", &p->args->common);
-    for (int i = 0; i < p->args->count; i++)
-        if (put_file(p, p->args->files[i], err) < 0) {
+    for (int i = 0; i < p->args->common.more_count; i++)
+        if (put_file(p, p->args->common.more[i], err) < 0) {
             ui_progress_end(&p->progress);
             return -1;
         }
@@ -442,16 +417,16 @@ int cmd_put(int argc, char **argv, struct vn_err *err)
          0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
-        .args_doc = "NAME FILE...",
+        .option = take_option,
+        .args = "NAME FILE...",
         .doc = "Keep image files or block devices as a snapshot. Without \"@N\""
                " in NAME it becomes the next of the series: NAME@1, NAME@2,"
                " ... Holes of sparse files are not read. A Xen domain saved by"
                " xl becomes a virtual machine, kept page by page. A qcow2"
                " image becomes the disk that the guest sees, NAME.raw.",
-        .children = children,
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *parent = NULL, *manifest = NULL;
@@ -461,7 +436,8 @@ int cmd_put(int argc, char **argv, struct vn_err *err)
     struct args args = {0};
     struct put put = {.args = &args};
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
+    args.name = args.common.arg[0];
     put.store = store = cmd_open_store(&args.common, err);
     if (!store)
         return -1;

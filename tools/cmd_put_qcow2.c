@@ -65,14 +65,13 @@ int put_qcow2(const struct put_qcow2_opts *opts, struct vn_err *err)
         .read = read_file, .context = &fd, .size = opts->size};
     vn_auto(qcow2) struct qcow2_reader *disk = qcow2_open(&file, err);
     vn_auto(image_writer) struct image_writer *image = NULL;
-    struct vn_err no_parent = VN_ERR_INIT;
     struct map_root root, parent;
-    bool has_parent =
-        opts->parent &&
-        manifest_object(opts->parent, opts->object, &parent, &no_parent) == 0;
+    bool has_parent;
 
     if (!disk)
         return -1;
+    has_parent = opts->parent && manifest_find_like(opts->parent, opts->object,
+                                                    qcow2_size(disk), &parent);
     image = image_writer_open(opts->writer, qcow2_size(disk),
                               has_parent ? &parent : NULL, err);
     if (!image || put_disk(opts, disk, image, err) < 0 ||

@@ -18,35 +18,25 @@ struct args {
     bool rebuild_index;
 };
 
-static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
-                                             {&cmd_argp_json, 0, NULL, 0},
-                                             {&cmd_argp_progress, 0, NULL, 0},
-                                             {0}};
-
 struct repair {
     struct ui_progress progress;
     json_t *findings; /* where --json was given, else NULL */
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
+    (void)arg;
+    (void)state;
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case KEY_DRY_RUN:
         args->dry_run = true;
-        return 0;
+        break;
     case KEY_REBUILD:
         args->rebuild_index = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is one argument too many", arg);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -171,20 +161,20 @@ int cmd_repair(int argc, char **argv, struct vn_err *err)
          "Build the index anew from the packs, even if it is sound", 0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
+        .option = take_option,
         .doc = "Repair a damaged store: build a lost index anew, move what can"
                " be read out of damaged packs, give up what cannot, so that it"
                " heals when the same content is stored again. The exit status"
                " is 2 when chunks are lost or snapshots left out.",
-        .children = children,
     };
     struct args args = {0};
     vn_auto(json) json_t *facts = NULL;
     struct store_repair_counts counts;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
     if (run(&args, &counts, err) < 0)
         return -1;
     facts = counts_facts(&args, &counts);

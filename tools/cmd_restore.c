@@ -1,7 +1,7 @@
 /* vnstore restore SNAP [--to-hosts H1,H2] [--map VM=HOST] */
 
 #include "cmd.h"
-#include "cmd_network.h"
+#include "cmd_phrase.h"
 #include "coord/bringup.h"
 #include "ui_table.h"
 
@@ -14,14 +14,6 @@
 
 enum { KEY_TO_HOSTS = 0x400, KEY_MAP, KEY_HOSTS };
 
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0},
-    {&cmd_argp_json, 0, NULL, 0},
-    {&cmd_argp_progress, 0, NULL, 0},
-    {&cmd_argp_network, 0, NULL, 0},
-    {0},
-};
-
 static const struct argp_option options[] = {
     {"to-hosts", KEY_TO_HOSTS, "H1,H2,...", 0,
      "Spread the VMs over these hosts (default: where they were)", 0},
@@ -33,7 +25,6 @@ static const struct argp_option options[] = {
 
 struct opts {
     struct cmd_common common;
-    struct cmd_network network;
     struct restore_opts restore;
     const char *to_hosts[HOSTS_MAX];
     const char *maps[MAPS_MAX];
@@ -59,33 +50,23 @@ static void parse_to_hosts(struct argp_state *state, struct opts *opts,
     }
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct opts *opts = state->input;
+    struct opts *opts = context;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_network_inputs(state, children, &opts->common, &opts->network);
-        return 0;
     case KEY_TO_HOSTS:
         parse_to_hosts(state, opts, arg);
-        return 0;
+        break;
     case KEY_MAP:
         if (!strchr(arg, '=') || opts->restore.map_count == MAPS_MAX)
             argp_error(state, "--map: '%s' is not VM=HOST", arg);
         opts->maps[opts->restore.map_count++] = arg;
-        return 0;
+        break;
     case KEY_HOSTS:
         opts->hosts_file = arg;
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &opts->snapshot);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "no snapshot");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -133,7 +114,7 @@ static int run(struct opts *opts, json_t **ret_report, struct vn_err *err)
     }
     cmd_phrase_begin(&phrase, what, &opts->common);
     opts->restore.store_path = store_path(store);
-    opts->restore.tls_dir = opts->network.tls_dir;
+    opts->restore.tls_dir = opts->common.tls_dir;
     opts->restore.to_hosts = opts->to_hosts;
     opts->restore.maps = opts->maps;
     opts->restore.hosts = hosts;
@@ -146,18 +127,19 @@ static int run(struct opts *opts, json_t **ret_report, struct vn_err *err)
 
 int cmd_restore(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS | CMD_NETWORK,
         .options = options,
-        .parser = parse,
-        .args_doc = "SNAP",
+        .option = take_option,
+        .args = "SNAP",
         .doc = "Bring a snapshot of a virtual network back to life, on the "
                "same or on other hosts.",
-        .children = children,
     };
     vn_auto(free) struct opts *opts = vn_alloc(sizeof(*opts));
     vn_auto(json) json_t *report = NULL;
 
-    argp_parse(&argp, argc, argv, 0, NULL, opts);
+    cmd_parse(&syntax, argc, argv, &opts->common, opts);
+    opts->snapshot = opts->common.arg[0];
     if (run(opts, &report, err) < 0)
         return -1;
     if (opts->common.json)

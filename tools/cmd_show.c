@@ -113,21 +113,22 @@ static int show_objects(const json_t *manifest, struct vn_err *err)
 
 int cmd_show(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp_child children[] = {
-        {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON,
+        .args = "SNAP",
+        .doc = "Show one snapshot: facts, virtual machines, objects."
+               " With --json, its manifest.",
+    };
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *manifest = NULL, *facts = NULL;
-    struct cmd_simple args;
+    struct cmd_common args;
 
-    cmd_simple_parse(&args, "SNAP",
-                     "Show one snapshot: facts, virtual machines, objects."
-                     " With --json, its manifest.",
-                     children, argc, argv);
-    store = cmd_open_store(&args.common, err);
-    manifest = store ? store_load(store, args.arg, err) : NULL;
+    cmd_parse(&syntax, argc, argv, &args, NULL);
+    store = cmd_open_store(&args, err);
+    manifest = store ? store_load(store, args.arg[0], err) : NULL;
     if (!manifest)
         return -1;
-    if (args.common.json) {
+    if (args.json) {
         ui_json_print(manifest);
         return CMD_OK;
     }

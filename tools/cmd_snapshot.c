@@ -1,7 +1,7 @@
 /* vnstore snapshot VNE.yaml */
 
 #include "cmd.h"
-#include "cmd_network.h"
+#include "cmd_phrase.h"
 #include "common/io.h"
 #include "common/jsonx.h"
 #include "coord/snapshot.h"
@@ -15,14 +15,6 @@
 
 enum { KEY_TIMEOUT = 0x300 };
 
-static const struct argp_child children[] = {
-    {&cmd_argp_store, 0, NULL, 0},
-    {&cmd_argp_json, 0, NULL, 0},
-    {&cmd_argp_progress, 0, NULL, 0},
-    {&cmd_argp_network, 0, NULL, 0},
-    {0},
-};
-
 static const struct argp_option options[] = {
     {"name", 'n', "NAME", 0, "Name of the snapshot (default: VNE@N)", 0},
     {"mode", 'm', "MODE", 0,
@@ -34,9 +26,7 @@ static const struct argp_option options[] = {
 
 struct opts {
     struct cmd_common common;
-    struct cmd_network network;
     struct snapshot_opts snapshot;
-    const char *file;
 };
 
 static void parse_timeout(struct argp_state *state, const char *arg,
@@ -52,33 +42,23 @@ static void parse_timeout(struct argp_state *state, const char *arg,
         *ret = (unsigned)value;
 }
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct opts *opts = state->input;
+    struct opts *opts = context;
     struct vn_err err = VN_ERR_INIT;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_network_inputs(state, children, &opts->common, &opts->network);
-        return 0;
     case 'n':
         opts->snapshot.name = arg;
-        return 0;
+        break;
     case 'm':
         if (vm_mode_parse(arg, &opts->snapshot.mode, &err) < 0)
             argp_error(state, "--mode: %s", err.msg);
-        return 0;
+        break;
     case KEY_TIMEOUT:
         parse_timeout(state, arg, &opts->snapshot.timeout_s);
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &opts->file);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "no VNE file");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
 }
 
@@ -136,11 +116,11 @@ static int print_report(const json_t *manifest, struct vn_err *err)
 
 static int run(struct opts *opts, json_t **ret_manifest, struct vn_err *err)
 {
-    vn_auto(vne) struct vne *vne = vne_load(opts->file, err);
+    vn_auto(vne) struct vne *vne = vne_load(opts->common.arg[0], err);
     vn_auto(store) struct store *store =
         vne ? cmd_open_store(&opts->common, err) : NULL;
     vn_auto(session) struct session *session =
-        store ? session_open(vne->hosts, vne->host_count, opts->network.tls_dir,
+        store ? session_open(vne->hosts, vne->host_count, opts->common.tls_dir,
                              err)
               : NULL;
     vn_auto(free) char *what = NULL;
@@ -160,19 +140,19 @@ static int run(struct opts *opts, json_t **ret_manifest, struct vn_err *err)
 
 int cmd_snapshot(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS | CMD_NETWORK,
         .options = options,
-        .parser = parse,
-        .args_doc = "VNE.yaml",
+        .option = take_option,
+        .args = "VNE.yaml",
         .doc = "Take one consistent snapshot of a running virtual network: "
                "memory, devices, disks and the frames in flight.",
-        .children = children,
     };
     struct opts opts = {
         .snapshot = {.mode = VM_MODE_AUTO, .timeout_s = TIMEOUT_S_DEFAULT}};
     vn_auto(json) json_t *manifest = NULL;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &opts);
+    cmd_parse(&syntax, argc, argv, &opts.common, &opts);
     if (run(&opts, &manifest, err) < 0)
         return -1;
     if (opts.common.json)

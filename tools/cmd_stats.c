@@ -44,20 +44,20 @@ static json_t *stats_facts(const struct store_stats *s)
 
 int cmd_stats(int argc, char **argv, struct vn_err *err)
 {
-    static const struct argp_child children[] = {
-        {&cmd_argp_store, 0, NULL, 0}, {&cmd_argp_json, 0, NULL, 0}, {0}};
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON,
+        .doc = "Show what a store holds, and what that takes on disk.",
+    };
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *out = NULL;
-    struct cmd_simple args;
+    struct cmd_common args;
     struct store_stats stats;
 
-    cmd_simple_parse(&args, NULL,
-                     "Show what a store holds, and what that takes on disk.",
-                     children, argc, argv);
-    store = cmd_open_store(&args.common, err);
+    cmd_parse(&syntax, argc, argv, &args, NULL);
+    store = cmd_open_store(&args, err);
     if (!store || store_stats(store, &stats, err) < 0)
         return -1;
-    if (args.common.json) {
+    if (args.json) {
         out = stats_json(&stats);
         ui_json_print(out);
         return CMD_OK;

@@ -19,40 +19,34 @@ struct args {
     bool resume;
 };
 
-static const struct argp_child children[] = {{&cmd_argp_store, 0, NULL, 0},
-                                             {&cmd_argp_json, 0, NULL, 0},
-                                             {&cmd_argp_progress, 0, NULL, 0},
-                                             {0}};
-
 struct verify {
     struct ui_progress progress;
     json_t *findings; /* where --json was given, else NULL */
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
+static void take_option(void *context, int key, char *arg,
+                        struct argp_state *state)
 {
-    struct args *args = state->input;
+    struct args *args = context;
 
+    (void)arg;
+    (void)state;
     switch (key) {
-    case ARGP_KEY_INIT:
-        cmd_common_inputs(state, children, &args->common);
-        return 0;
     case KEY_FAST:
         args->fast = true;
-        return 0;
+        break;
     case KEY_RESUME:
         args->resume = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        cmd_take_arg(state, arg, &args->snapshot);
-        return 0;
-    case ARGP_KEY_END:
-        if (args->resume && (args->fast || args->snapshot))
-            argp_error(state, "--resume is for a whole store, without --fast");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+        break;
     }
+}
+
+static void check(void *context, struct argp_state *state)
+{
+    const struct args *args = context;
+
+    if (args->resume && (args->fast || args->common.arg[0]))
+        argp_error(state, "--resume is for a whole store, without --fast");
 }
 
 static void on_finding(void *context, const json_t *finding)
@@ -162,20 +156,22 @@ int cmd_verify(int argc, char **argv, struct vn_err *err)
          "Go on where a run that was killed ended", 0},
         {0},
     };
-    static const struct argp argp = {
+    static const struct cmd_syntax syntax = {
+        .common = CMD_STORE | CMD_JSON | CMD_PROGRESS,
         .options = options,
-        .parser = parse,
-        .args_doc = "[SNAP]",
+        .option = take_option,
+        .args = "[SNAP]",
         .doc = "Re-read and check a whole store, or what one snapshot needs."
                " Prints a line for each finding; the exit status is 1 when"
                " there is one.",
-        .children = children,
+        .check = check,
     };
     struct args args = {0};
     vn_auto(store) struct store *store = NULL;
     uint64_t count = 0;
 
-    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    cmd_parse(&syntax, argc, argv, &args.common, &args);
+    args.snapshot = args.common.arg[0];
     store = cmd_open_store(&args.common, err);
     if (!store || run(&args, store, &count, err) < 0)
         return -1;

@@ -2,6 +2,7 @@
 
 #include "common/log.h"
 #include "coord/agent.h"
+#include "store/store.h"
 
 #include <argp.h>
 #include <signal.h>
@@ -81,6 +82,7 @@ int main(int argc, char **argv)
     program = vn_format("vnagentd[%s]", settings.opts.name);
     log_set_program(program);
     signal(SIGPIPE, SIG_IGN);
+    store_catch_index_faults(program, EXIT_FAILURE);
     agent = agent_new(&settings.opts, &err);
     if (!agent || agent_run(agent, &err) < 0) {
         log_error("%s", err.msg);

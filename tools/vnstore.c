@@ -129,6 +129,7 @@ int main(int argc, char **argv)
 
     setlocale(LC_CTYPE, "");  /* widths of characters in tables */
     signal(SIGPIPE, SIG_IGN); /* a write to a closed pipe is an error */
+    store_catch_index_faults("vnstore", CMD_FAILED);
     argp_program_version = "vnstore " VN_VERSION;
     argp_err_exit_status = CMD_USAGE;
     argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &input);

@@ -34,7 +34,7 @@ for domain in red blue; do
     run 0 "$VN" put --domain $domain "$domain" "$DIR/image" --json
     counted new 733 known 0
     run 0 "$VN" put "$domain" --domain=$domain "$DIR/other" --json
-    counted new 1 known 732
+    counted new 1 unchanged 732 known 0
     run 0 "$VN" put elsewhere "$DIR/other" --domain $domain --json
     counted new 0 known 733
 done

@@ -105,8 +105,14 @@ says out "built anew"
 run 0 "$VN" list --json
 is "$(value '[s["id"] for s in d["snapshots"]]')" "$before" "the same list"
 head -c 20000 /dev/urandom >"$S/index/data.mdb"
+refused list "vnstore repair"
 run 0 "$VN" repair --json
 is "$(value '(d["rebuilt"], d["counts"]["snapshots"])')" "(True, 2)" "garbage"
+damage "$S/index/data.mdb" $((5 * 4096 + 10))
+refused verify "is damaged: page 5"
+refused list "is damaged: page 5"
+run 0 "$VN" repair
+says out "is damaged: page 5"
 run 0 "$VN" repair --rebuild-index
 run 0 "$VN" list --json
 is "$(value '[s["id"] for s in d["snapshots"]]')" "$before" "once more the same"

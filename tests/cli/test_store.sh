@@ -61,6 +61,13 @@ printf x | dd of="$W/disk.raw" bs=1 seek=1000 conv=notrunc status=none
 run 0 "$VN" put --json img "$W/disk.raw"
 is "$(value 'd["name"]')" "img@3" "third put"
 is "$(value 'd["bytes"]["new"]')" 4096 "one page new in the third put"
+cp "$W/disk.raw" "$DIR/renamed.raw"
+run 0 "$VN" put like "$W/disk.raw"
+run 0 "$VN" put --json like "$DIR/renamed.raw"
+json put
+is "$(value 'd["bytes"]["known"]')" 0 "an image under a new name has a parent"
+run 0 "$VN" delete like@1
+run 0 "$VN" delete like@2
 run 0 "$VN" put named@7 "$W/notes.txt"
 refused put "named@7" named@7 "$W/notes.txt"
 refused put "$W/absent" img "$W/absent"

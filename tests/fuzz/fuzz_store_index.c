@@ -154,6 +154,7 @@ static void read_rows(const struct row *rows, size_t count)
     struct index_snapshot snapshots[ROWS_MAX];
     struct index_chunk chunks[64];
     struct index_pack packs[64];
+    struct index_lost *lost;
     struct index_state state;
     char problem[256];
     uint64_t number;
@@ -162,6 +163,9 @@ static void read_rows(const struct row *rows, size_t count)
     (void)!index_list_packs(index, 0, 64, packs, &n, &err);
     (void)!index_list_chunks(index, NULL, 64, chunks, &n, &err);
     (void)!index_check_snapshots(index, problem, &err);
+    (void)!index_check_marks(index, problem, &err);
+    if (index_list_lost(index, &lost, &n, &err) == 0)
+        free(lost);
     (void)!index_series_next(index, "lab", &number, &err);
     (void)!index_find_latest(index, "lab", snapshots, &err);
     if (index_list_snapshots(index, 0, ROWS_MAX, snapshots, &n, &err) == 0)

@@ -69,5 +69,6 @@ void bench_duplicates(const struct bench *b);
 void bench_restore(const struct bench *b);
 void bench_pages(const struct bench *b);
 void bench_gc(const struct bench *b);
+void bench_verify(const struct bench *b);
 
 #endif

@@ -4,8 +4,8 @@
  *     bench_store [-d DIR] [-m MIB] [-r RUNS] NAME...
  *     bench_store -d DIR -m MIB images
  *
- * NAME is first, again, duplicates, restore, pages or gc. Each prints a JSON
- * line a figure (bench_figure.h); "images" writes the two image files with
+ * NAME is first, again, duplicates, restore, pages, gc or verify. Each prints a
+ * JSON line a figure (bench_figure.h); "images" writes the two image files with
  * which programs are compared. tests/perf/bench calls this, knows the targets,
  * and is what people run.
  *
@@ -177,7 +177,7 @@ static const struct {
     {"first", bench_first},     {"again", bench_again},
     {"restore", bench_restore}, {"duplicates", bench_duplicates},
     {"pages", bench_pages},     {"gc", bench_gc},
-    {"images", write_images},
+    {"verify", bench_verify},   {"images", write_images},
 };
 
 static void measure(const struct bench *b, const char *name)

@@ -60,6 +60,7 @@ TARGETS = {
     "ingest.first": ratio(
         "first ingest, all cores", 0.8,
         "0.8 x cores x LZ4, or 0.8 x disk, whichever is lower"),
+    "limit.lz4": shown("LZ4 alone, all cores at once"),
     "ingest.first.core": shown("first ingest, one core"),
     "ingest.same.core": ratio(
         "same image again, one core", 0.5, "0.5 x memcpy"),
@@ -91,6 +92,8 @@ TARGETS = {
         "faster than reading the living packs once", AT_MOST),
     "gc.writer": number(
         "a writer beside gc", 30, "slowed by under 30 %", AT_MOST),
+    "verify.full": shown("verify, full"),
+    "verify.full.core": shown("verify, full, one core"),
     "program.first": ratio(
         "first ingest, programs", 3, "3 x the fastest other"),
     "program.same.restic": ratio("same again / restic", 5, "5 x restic"),

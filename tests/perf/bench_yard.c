@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <lz4.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,44 @@ double yard_lz4(const uint8_t *data, size_t size, uint64_t *ret_size)
                                                 BENCH_PAGE, sizeof(out));
     *ret_size = total;
     return since(begin);
+}
+
+struct part {
+    const uint8_t *data;
+    size_t size;
+};
+
+static void *compress_part(void *context)
+{
+    const struct part *part = context;
+    uint64_t compressed;
+
+    yard_lz4(part->data, part->size, &compressed);
+    return NULL;
+}
+
+double yard_lz4_threads(const uint8_t *data, size_t size, long cores)
+{
+    size_t pages = size / BENCH_PAGE / (size_t)cores;
+    pthread_t *threads = calloc((size_t)cores, sizeof(*threads));
+    struct part *parts = calloc((size_t)cores, sizeof(*parts));
+    uint64_t begin = clock_now_ns();
+    double took;
+
+    if (!threads || !parts)
+        abort();
+    for (long i = 0; i < cores; i++) {
+        parts[i].data = data + (size_t)i * pages * BENCH_PAGE;
+        parts[i].size = pages * BENCH_PAGE;
+        if (pthread_create(&threads[i], NULL, compress_part, &parts[i]))
+            die("no thread");
+    }
+    for (long i = 0; i < cores; i++)
+        pthread_join(threads[i], NULL);
+    took = since(begin);
+    free(threads);
+    free(parts);
+    return took;
 }
 
 double yard_blake3(const uint8_t *data, size_t size)

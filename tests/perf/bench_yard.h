@@ -14,6 +14,9 @@ double yard_memcpy(uint8_t *to, const uint8_t *from, size_t size);
 /* LZ4's default on each page of 4 KiB; *ret_size: what comes out. */
 double yard_lz4(const uint8_t *data, size_t size, uint64_t *ret_size);
 
+/* The same on all cores at once, each with its part. */
+double yard_lz4_threads(const uint8_t *data, size_t size, long cores);
+
 /* Keyed BLAKE3 of each page, 16 a call, by the store's own code. */
 double yard_blake3(const uint8_t *data, size_t size);
 

@@ -12,9 +12,11 @@
 
 #include <ftw.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -201,6 +203,39 @@ UNUSED static uint64_t count_findings(struct store *store)
 
     assert_ok(store_verify(store, &opts, &findings, &err), &err);
     return findings;
+}
+
+/* ---- children that are killed ------------------------------------------ */
+
+/* What a child does. */
+typedef int child_fn(void *context, struct vn_err *err);
+
+/*
+ * Fork a child that does it with a fault armed. True: the fault killed it;
+ * false: it came to its end, and did not fail. Handles on stores that are open
+ * now are not for the child.
+ */
+UNUSED static bool killed_at(const char *spec, child_fn *work, void *context)
+{
+    struct vn_err err = VN_ERR_INIT;
+    int status = 0;
+    pid_t child = fork();
+
+    if (child == 0) {
+        fault_set(spec);
+        if (work(context, &err) < 0) {
+            fprintf(stderr, "%s: %s\n", spec, err.msg);
+            _exit(1);
+        }
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (WIFSIGNALED(status)) {
+        assert_int_equal(WTERMSIG(status), SIGKILL);
+        return true;
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
+    return false;
 }
 
 #endif

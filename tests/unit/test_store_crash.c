@@ -106,30 +106,12 @@ static bool check_store(struct store *store)
     return true;
 }
 
-/* A child takes the snapshot with a fault armed. True: it was killed. */
-static bool run_child(struct store_fixture *f, const char *spec)
+static int child_main(void *context, struct vn_err *err)
 {
-    struct vn_err err = VN_ERR_INIT;
-    struct store *store;
-    int status = 0;
-    pid_t child = fork();
+    const struct store_fixture *f = context;
+    struct store *store = store_open(f->path, err);
 
-    if (child == 0) {
-        fault_set(spec);
-        store = store_open(f->path, &err);
-        if (!store || take_snapshot(store, &err) < 0) {
-            fprintf(stderr, "%s: %s\n", spec, err.msg);
-            _exit(1);
-        }
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    if (WIFSIGNALED(status)) {
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-        return true;
-    }
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return false;
+    return store ? take_snapshot(store, err) : -1;
 }
 
 static void test_killed_everywhere(void **state)
@@ -144,7 +126,7 @@ static void test_killed_everywhere(void **state)
             bool killed;
 
             store_close(vn_steal(&f->store));
-            killed = run_child(f, spec);
+            killed = killed_at(spec, child_main, f);
             fixture_reopen(f);
             if (!check_store(f->store))
                 assert_true(killed);
@@ -170,11 +152,11 @@ static void test_killed_between_packs(void **state)
 
     pages = PAGES_LARGE;
     store_close(vn_steal(&f->store));
-    assert_true(run_child(f, "store.pack.rename:2:kill"));
+    assert_true(killed_at("store.pack.rename:2:kill", child_main, f));
     fixture_reopen(f);
     assert_false(check_store(f->store));
     store_close(vn_steal(&f->store));
-    assert_false(run_child(f, "store.pack.rename:9:kill"));
+    assert_false(killed_at("store.pack.rename:9:kill", child_main, f));
     fixture_reopen(f);
     assert_true(check_store(f->store));
 }

@@ -4,11 +4,9 @@
  * the index. Whatever it is, reading gives the bytes that were stored or an
  * error. In packs verify finds it. config.json says itself when it was changed.
  *
- * The index has no checksums: LMDB believes its pages, and a garbled one can
- * crash the process that opens it, or make it walk for ever. So each of those
- * is opened in a child. A child that dies is counted, not a failure; one that
- * reads other bytes than were stored is, and so is one that finds nothing wrong
- * while a snapshot is gone.
+ * The index has no checksums, and LMDB believes its pages. Each damaged one is
+ * opened in a child: one that dies or walks for ever, reads other bytes than
+ * were stored, or finds nothing wrong while a snapshot is gone is a failure.
  */
 
 #include "unit/store_fixture.h"
@@ -377,6 +375,8 @@ static void print_tally(const char *what, const struct tally *t)
                   t->hung);
     assert_int_equal(t->seen[SEEN_WRONG], 0);
     assert_int_equal(t->seen[SEEN_NOTHING], 0);
+    assert_int_equal(t->died, 0);
+    assert_int_equal(t->hung, 0);
 }
 
 static void test_bits_of_index(void **state)

@@ -119,30 +119,17 @@ static void check_round(struct store_fixture *f, unsigned round)
     free(third);
 }
 
-/* True: the child was killed. */
-static bool run_child(struct store_fixture *f, const char *spec, unsigned round)
-{
-    struct vn_err err = VN_ERR_INIT;
-    struct store *store;
-    int status = 0;
-    pid_t child = fork();
+struct child {
+    const struct store_fixture *f;
+    unsigned round;
+};
 
-    if (child == 0) {
-        fault_set(spec);
-        store = store_open(f->path, &err);
-        if (!store || work(store, round, &err) < 0) {
-            fprintf(stderr, "%s: %s\n", spec, err.msg);
-            _exit(1);
-        }
-        _exit(0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    if (WIFSIGNALED(status)) {
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-        return true;
-    }
-    assert_int_equal(WEXITSTATUS(status), 0);
-    return false;
+static int child_main(void *context, struct vn_err *err)
+{
+    const struct child *child = context;
+    struct store *store = store_open(child->f->path, err);
+
+    return store ? work(store, child->round, err) : -1;
 }
 
 static void test_killed_everywhere(void **state)
@@ -154,12 +141,13 @@ static void test_killed_everywhere(void **state)
     for (size_t i = 0; i < VN_COUNT(points); i++)
         for (unsigned nth = 1;; nth++) {
             vn_auto(free) char *spec = vn_format("%s:%u:kill", points[i], nth);
+            struct child child = {.f = f};
             bool killed;
 
-            round++;
+            child.round = ++round;
             make_garbage(f->store, round);
             store_close(vn_steal(&f->store));
-            killed = run_child(f, spec, round);
+            killed = killed_at(spec, child_main, &child);
             fixture_reopen(f);
             check_round(f, round);
             if (!killed) {

@@ -99,6 +99,64 @@ static void test_pool(void **state)
     pool_free(t.pool);
 }
 
+struct row {
+    struct tally work;
+    size_t taken;
+    size_t refuse; /* SIZE_MAX: none */
+    pthread_t caller;
+};
+
+static int row_work(void *context, size_t i, struct vn_err *err)
+{
+    struct row *row = context;
+    volatile unsigned spin = i % 7 == 0 ? 20000 : 0; /* some take long */
+
+    while (spin)
+        spin--;
+    return tally_one(&row->work, i, err);
+}
+
+static int row_take(void *context, size_t i, struct vn_err *err)
+{
+    struct row *row = context;
+
+    assert_true(pthread_equal(row->caller, pthread_self()));
+    assert_int_equal(i, row->taken);
+    assert_int_equal(atomic_load(&row->work.runs[i]), 1);
+    if (i == row->refuse)
+        return vn_fail(err, VN_E_LIMIT, "result %zu", i);
+    row->taken++;
+    return 0;
+}
+
+static void test_pool_in_order(void **state)
+{
+    struct row row = {.work = {.fail_at = UINT_MAX},
+                      .refuse = SIZE_MAX,
+                      .caller = pthread_self()};
+    struct pool *pool = pool_new(pool_threads_wanted());
+    struct vn_err err = VN_ERR_INIT;
+
+    (void)state;
+    assert_ok(pool_run_in_order(pool, 0, row_work, row_take, &row, &err), &err);
+    assert_ok(pool_run_in_order(pool, 1000, row_work, row_take, &row, &err),
+              &err);
+    assert_int_equal(row.taken, 1000);
+    row = (struct row){
+        .work = {.fail_at = UINT_MAX}, .refuse = 100, .caller = pthread_self()};
+    assert_int_equal(
+        pool_run_in_order(pool, 1000, row_work, row_take, &row, &err), -1);
+    assert_string_equal(err.msg, "result 100");
+    assert_int_equal(row.taken, 100);
+    row = (struct row){
+        .work = {.fail_at = 50}, .refuse = SIZE_MAX, .caller = pthread_self()};
+    assert_int_equal(
+        pool_run_in_order(pool, 1000, row_work, row_take, &row, &err), -1);
+    assert_string_equal(err.msg, "task 50");
+    assert_true(row.taken <= 50);
+    pool_free(pool);
+}
+
 /* A child has no workers: its runs are done all the same. */
 static void test_pool_after_fork(void **state)
 {
@@ -672,7 +730,7 @@ static void point_at_another(struct bench *b, const struct chunk_id *id,
     pack.id += 1000; /* index_move() enters a pack */
     move.from = places[0];
     move.to = places[1];
-    assert_ok(index_move(b->f->store->index, &pack, &move, 1, &err), &err);
+    assert_ok(index_move(b->f->store->index, &pack, 1, &move, 1, &err), &err);
 }
 
 /* An index that is wrong makes reads fail, not lie. */
@@ -708,6 +766,7 @@ int main(void)
     static const char *const threads[] = {"1", "3", "8"};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_pool_in_order),
         cmocka_unit_test(test_pool_after_fork),
         cmocka_unit_test(test_sort),
         WITH_BENCH(test_random_images),

@@ -491,25 +491,26 @@ static const char *const points[] = {
     "store.pack.rename",    "store.verify.pack",
 };
 
+struct child {
+    const struct world *w;
+    bool rebuild;
+};
+
+static int child_main(void *context, struct vn_err *err)
+{
+    const struct child *child = context;
+    struct store_repair_opts opts = {.rebuild_index = child->rebuild};
+    struct store_repair_counts counts;
+
+    return store_repair(child->w->f->path, &opts, &counts, err);
+}
+
 /* True: it was killed there. */
 static bool repair_in_child(struct world *w, const char *spec, bool rebuild)
 {
-    struct store_repair_opts opts = {.rebuild_index = rebuild};
-    struct store_repair_counts counts;
-    struct vn_err err = VN_ERR_INIT;
-    int status;
-    pid_t child = fork();
+    struct child child = {.w = w, .rebuild = rebuild};
 
-    if (child == 0) {
-        fault_set(spec);
-        if (store_repair(w->f->path, &opts, &counts, &err) < 0)
-            fprintf(stderr, "%s: %s\n", spec, err.msg);
-        _exit(err.code ? 1 : 0);
-    }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    if (!WIFSIGNALED(status))
-        assert_int_equal(WEXITSTATUS(status), 0);
-    return WIFSIGNALED(status);
+    return killed_at(spec, child_main, &child);
 }
 
 /* A page is damaged, and the index is built anew. */

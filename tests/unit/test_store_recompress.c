@@ -189,6 +189,15 @@ static const char *const points[] = {
     "store.index.commit", "store.index.committed",
 };
 
+static int child_main(void *context, struct vn_err *err)
+{
+    const struct store_fixture *f = context;
+    struct store *store = store_open(f->path, err);
+    struct store_gc_counts counts;
+
+    return store ? store_gc(store, &recompress, &counts, err) : -1;
+}
+
 /* Killed at each point; the next gc ends it. */
 static void test_killed(void **state)
 {
@@ -198,26 +207,13 @@ static void test_killed(void **state)
 
     for (unsigned i = 0; i < VN_COUNT(points); i++) {
         vn_auto(free) char *fault = vn_format("%s:1:kill", points[i]);
-        pid_t pid;
-        int status;
 
         text[0] = (uint8_t)i; /* something new that is not zstd */
         fill_random(text + PAGE, 8, i);
         snprintf(name, sizeof(name), "t@%u", i + 1);
         add_snapshot(f->store, name, text, 300, NULL);
-        store_close(f->store);
-        f->store = NULL;
-        pid = fork();
-        if (pid == 0) {
-            struct vn_err err = VN_ERR_INIT;
-            struct store *store = store_open(f->path, &err);
-            struct store_gc_counts counts;
-
-            fault_set(fault);
-            _exit(store && store_gc(store, &recompress, &counts, &err) == 0);
-        }
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        store_close(vn_steal(&f->store));
+        assert_true(killed_at(fault, child_main, f));
         fixture_reopen(f);
         assert_true(snapshot_equals(f->store, name, text, 300));
         run_gc(f->store, &recompress);

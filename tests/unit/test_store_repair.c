@@ -7,6 +7,7 @@
 
 #include "common/io.h"
 
+#include <errno.h>
 #include <poll.h>
 
 static void assert_named(const struct spot *s)
@@ -121,6 +122,106 @@ static void test_lost_page(void **state)
     ingest_again(w, "again@1");
     assert_int_equal(verify_world(w, false), 0);
     assert_world_whole(w);
+}
+
+static size_t count_lost(struct world *w)
+{
+    vn_auto(free) struct index_lost *lost = NULL;
+    struct vn_err err = VN_ERR_INIT;
+    size_t count;
+
+    assert_ok(index_list_lost(w->f->store->index, &lost, &count, &err), &err);
+    return count;
+}
+
+static struct index_state read_marks(struct world *w)
+{
+    struct vn_err err = VN_ERR_INIT;
+    struct index_state marks;
+
+    assert_ok(index_read_state(w->f->store->index, &marks, NULL, &err), &err);
+    return marks;
+}
+
+/* gc with a fault changes nothing about them. */
+static void fail_to_forget(struct world *w)
+{
+    size_t lost = count_lost(w);
+    struct store_gc_counts counts;
+    struct vn_err err = VN_ERR_INIT;
+
+    fault_set("store.index.forget");
+    assert_int_equal(store_gc(w->f->store, &gc_now, &counts, &err), -1);
+    fault_set(NULL);
+    assert_int_equal(err.code, EIO);
+    assert_int_equal(count_lost(w), lost);
+}
+
+/* gc forgets what is lost when the last snapshot that needed it is gone. */
+static void test_forget_lost(void **state)
+{
+    struct world *w = *state;
+    struct spot both = find_spot(w, CHUNK_PAGE, 3);
+    struct spot first = find_spot(w, CHUNK_PAGE, 600); /* not of big@2 */
+    vn_auto(json) json_t *manifest = manifest_new("bad@1", "files");
+    const struct store_gc_opts dry = {.threshold_percent = STORE_GC_THRESHOLD,
+                                      .dry_run = true};
+    struct vn_err err = VN_ERR_INIT;
+
+    close_world(w);
+    damage_spot(w, &both);
+    damage_spot(w, &first);
+    repair_world(w, false);
+    open_world(w);
+    run_gc(w->f->store, &gc_now);
+    assert_int_equal(count_lost(w), 2);
+    delete_snapshot(w->f->store, "big@1");
+    run_gc(w->f->store, &dry);
+    assert_int_equal(count_lost(w), 2);
+    fail_to_forget(w);
+    run_gc(w->f->store, &gc_now);
+    assert_int_equal(count_lost(w), 1); /* big@2 needs the other */
+    assert_int_equal(unreadable(w, &w->big2, w->two), 1);
+    delete_snapshot(w->f->store, "big@2");
+    run_gc(w->f->store, &gc_now);
+    assert_int_equal(count_lost(w), 0);
+    assert_int_equal(verify_world(w, false), 0);
+    manifest_add(manifest, "image", &w->big1);
+    assert_int_equal(store_commit(w->f->store, manifest, &err), -1);
+    assert_int_equal(err.code, VN_E_NOT_FOUND);
+    ingest_again(w, "again@1");
+    assert_int_equal(verify_world(w, false), 0);
+}
+
+/* By itself: not beside a snapshot that nobody looked at; it marks a sweep, so
+ * that no parent counts below which a chunk was lost. */
+static void test_forget_transaction(void **state)
+{
+    struct world *w = *state;
+    struct spot s = find_spot(w, CHUNK_PAGE, 3);
+    struct chunk_id id = ident_short(&s.entry.id);
+    struct vn_err err = VN_ERR_INIT;
+    struct index_state marks;
+
+    close_world(w);
+    damage_spot(w, &s);
+    repair_world(w, false);
+    open_world(w);
+    marks = read_marks(w);
+    assert_true(marks.swept < marks.next_pack);
+    assert_int_equal(
+        index_forget_lost(w->f->store->index, &id, 1, marks.next_seq - 1, &err),
+        -1);
+    assert_int_equal(err.code, VN_E_STATE);
+    assert_int_equal(count_lost(w), 1);
+    assert_ok(
+        index_forget_lost(w->f->store->index, &id, 1, marks.next_seq, &err),
+        &err);
+    assert_int_equal(count_lost(w), 0);
+    assert_int_equal(read_marks(w).swept, marks.next_pack);
+    assert_ok(
+        index_forget_lost(w->f->store->index, &id, 1, marks.next_seq, &err),
+        &err);
 }
 
 /* While a node is lost gc does nothing, and says why. */
@@ -326,7 +427,7 @@ static void test_rows(void **state)
     move.to = move.from;
     move.to.offset = other.entry.offset;
     move.to.stored_size = other.entry.stored_size;
-    assert_ok(index_move(w->f->store->index, &none, &move, 1, &err), &err);
+    assert_ok(index_move(w->f->store->index, &none, 1, &move, 1, &err), &err);
     assert_ok(index_drop_packs(w->f->store->index, &number, 1, &err), &err);
     assert_true(verify_world(w, false) > 0);
     assert_named(&s);
@@ -474,6 +575,8 @@ int main(void)
         WITH_WORLD(test_leaf),
         WITH_WORLD(test_inner),
         WITH_WORLD(test_lost_page),
+        WITH_WORLD(test_forget_lost),
+        WITH_WORLD(test_forget_transaction),
         WITH_WORLD(test_gc_beside_lost_leaf),
         WITH_WORLD(test_manifest),
         WITH_WORLD(test_tombstone),

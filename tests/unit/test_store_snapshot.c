@@ -261,6 +261,45 @@ static void test_bad_members(void **state)
                  VN_E_FORMAT);
 }
 
+/* The earlier version of an image, under its name or an older one. */
+static void test_find_like(void **state)
+{
+    static const struct {
+        const char *name;
+        uint64_t size;
+    } has[] = {{"file/disk-01-01.img", 8192},
+               {"file/disk-01-02.img", 8192},
+               {"file/other", 8192},
+               {"file/short", 4096}};
+    static const struct {
+        const char *name;
+        uint64_t size;
+        int like; /* of `has`; -1: none */
+    } cases[] = {{"file/other", 12288, 2},
+                 {"file/disk-01-03.img", 8192, 0},
+                 {"file/disk-01-02", 8192, 1},
+                 {"file/new", 4096, 3},
+                 {"file/disk-01-03.img", 8191, -1}};
+    json_t *manifest = manifest_new("a@1", "files");
+    struct map_root root;
+
+    (void)state;
+    for (unsigned i = 0; i < VN_COUNT(has); i++) {
+        root = (struct map_root){.size = has[i].size};
+        root.root.bytes[0] = (uint8_t)(i + 1);
+        manifest_add(manifest, has[i].name, &root);
+    }
+    for (unsigned i = 0; i < VN_COUNT(cases); i++) {
+        bool found =
+            manifest_find_like(manifest, cases[i].name, cases[i].size, &root);
+
+        assert_int_equal(found, cases[i].like >= 0);
+        if (found)
+            assert_int_equal(root.root.bytes[0], cases[i].like + 1);
+    }
+    json_decref(manifest);
+}
+
 static void test_init_refuses(void **state)
 {
     struct store_fixture *f = *state;
@@ -355,6 +394,7 @@ int main(void)
         cmocka_unit_test(test_bad_names),
         cmocka_unit_test(test_bad_objects),
         cmocka_unit_test(test_bad_members),
+        cmocka_unit_test(test_find_like),
         WITH_STORE(test_init_refuses),
         WITH_STORE(test_modes),
         WITH_STORE(test_newer_format_is_refused),

@@ -203,6 +203,27 @@ static void test_resume_with_findings(void **state)
     assert_said("needed by snapshot 'more@");
 }
 
+/* Interrupted before it came to packs that were well, it keeps them noted. */
+static void test_resume_ends_early(void **state)
+{
+    struct world *w = *state;
+    struct spot early = find_spot(w, CHUNK_PAGE, 1);
+    struct run r;
+
+    add_packs(w);
+    close_world(w);
+    damage_spot(w, &early);
+    open_world(w);
+    fault_set("store.verify.pack:11:fail");
+    assert_int_equal(verify_with(w, false).result, -1);
+    fault_set("store.verify.pack:1:fail"); /* that of `early` */
+    assert_int_equal(verify_with(w, true).result, -1);
+    fault_set(NULL);
+    r = verify_with(w, true);
+    assert_ok(r.result, &r.err);
+    assert_int_equal(r.counts.packs_before, 9);
+}
+
 /* gc removed packs, moved chunks, and more came, between the two runs. */
 static void test_resume_after_gc(void **state)
 {
@@ -293,6 +314,7 @@ int main(void)
         WITH_WORLD(test_uses),
         WITH_WORLD(test_resume),
         WITH_WORLD(test_resume_with_findings),
+        WITH_WORLD(test_resume_ends_early),
         WITH_WORLD(test_resume_after_gc),
         WITH_WORLD(test_resume_with_new_row),
         WITH_WORLD(test_bad_state),
