@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The second snapshot of an idle guest stores almost nothing."""
+"""The second snapshot of an idle guest stores almost nothing; in another domain
+of the store the next stores all of it once more."""
 
 import os
 import sys
@@ -34,6 +35,20 @@ class Idle(system_test.BedTest):
         print("first:", first["bytes"], "second:", second["bytes"])
         self.assertGreater(first["bytes"]["new"], 64 << 20)
         self.assertLess(second["bytes"]["new"], LIMIT * MEMORY)
+        self.assert_store_sound()
+        self.in_a_domain()
+
+    def in_a_domain(self):
+        """Of a guest that had been snapshotted in none."""
+        red = self.bed.write_vne(self.VMS, file="red.yaml", opts=self.OPTS,
+                                 extra="domain: red\n")
+        third = self.bed.snapshot(red)
+        fourth = self.bed.snapshot(red)
+        print("third:", third["bytes"], "fourth:", fourth["bytes"])
+        self.assertGreater(third["bytes"]["new"], 64 << 20)
+        self.assertEqual(third["bytes"]["unchanged"], 0)
+        self.assertLess(fourth["bytes"]["new"], LIMIT * MEMORY)
+        self.assertIn("red", self.bed.vnstore("list").stdout)
         self.assert_store_sound()
 
 
