@@ -160,7 +160,7 @@ struct pack_report {
     bool unusable;
     bool gone;
     bool before;
-    bool newer; /* unusable, as its format is not known here */
+    bool newer;      /* unusable, as its format is not known here */
     uint64_t chunks; /* looked at */
     struct pack_note *notes;
     size_t note_count;
