@@ -86,37 +86,6 @@ int index_fail(const struct index *index, int rc, const char *what,
         code == VN_E_CORRUPT ? " ('vnstore repair' builds an index anew)" : "");
 }
 
-int index_begin(struct index *index, unsigned flags, MDB_txn **ret,
-                struct vn_err *err)
-{
-    int rc = mdb_txn_begin(index->env, NULL, flags, ret);
-
-    if (rc == MDB_READERS_FULL) {
-        int dead;
-
-        mdb_reader_check(index->env, &dead);
-        rc = mdb_txn_begin(index->env, NULL, flags, ret);
-    }
-    return rc ? index_fail(index, rc, "begin a transaction", err) : 0;
-}
-
-int index_commit(struct index *index, MDB_txn **txn, struct vn_err *err)
-{
-    MDB_txn *taken = vn_steal(txn);
-    int rc;
-
-    if (fault_hit("store.index.commit")) {
-        mdb_txn_abort(taken);
-        return vn_fail(err, EIO, "index '%s': commit", index->dir);
-    }
-    rc = mdb_txn_commit(taken);
-    if (rc)
-        return index_fail(index, rc, "commit", err);
-    /* For "kill": what was committed is durable from here on. */
-    (void)fault_hit("store.index.committed");
-    return 0;
-}
-
 int index_get_u64(struct index *index, MDB_txn *txn, enum index_table table,
                   MDB_val key, uint64_t otherwise, uint64_t *ret,
                   struct vn_err *err)
@@ -158,6 +127,7 @@ static int try_env(struct index *index, uint64_t map_size, struct vn_err *err)
 
     if (rc)
         return vn_fail(err, rc, "index '%s': create", index->dir);
+    mdb_env_set_userctx(index->env, index);
     mdb_env_set_mapsize(index->env, map_size);
     mdb_env_set_maxdbs(index->env, TABLE_COUNT);
     mdb_env_set_maxreaders(index->env, READERS_MAX);
@@ -196,6 +166,7 @@ static void index_free(struct index *index)
         mdb_env_close(index->env);
     }
     pthread_mutex_destroy(&index->known.lock);
+    pthread_mutex_destroy(&index->writing);
     free(index->dir);
     free(index);
 }
@@ -231,6 +202,7 @@ static struct index *open_env(const char *dir, struct vn_err *err)
 
     index->dir = vn_strdup(dir);
     pthread_mutex_init(&index->known.lock, NULL);
+    pthread_mutex_init(&index->writing, NULL);
     index->pid = getpid();
     index->users = 1;
     while ((result = try_env(index, map_size, err)) > 0)
@@ -278,7 +250,7 @@ static int add_new_tables(struct index *index, struct vn_err *err)
     rc = mdb_dbi_open(txn, table_names[TABLE_LOST], 0, &table);
     if (rc != MDB_NOTFOUND)
         return rc ? index_fail(index, rc, table_names[TABLE_LOST], err) : 0;
-    mdb_txn_abort(vn_steal(&txn));
+    index_txn_abort(vn_steal(&txn));
     if (index_begin(index, 0, &txn, err) < 0)
         return -1;
     rc = mdb_dbi_open(txn, table_names[TABLE_LOST], MDB_CREATE, &table);

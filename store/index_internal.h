@@ -57,6 +57,8 @@ struct index {
     uint8_t store_id[16];
     const void *mapping; /* LMDB's own of the file; NULL: not known */
     struct index_known known;
+    pthread_mutex_t writing;   /* held by the thread that writes */
+    _Atomic(MDB_txn *) writer; /* its transaction, or NULL */
     /* The registry of open environments. */
     struct index *next;
     dev_t dev;
@@ -75,17 +77,15 @@ void index_map_close(struct index *index); /* fine if it is not mapped */
 int index_fail(const struct index *index, int rc, const char *what,
                struct vn_err *err);
 
+/* ---- index_txn.c ------------------------------------------------------- */
+
 int index_begin(struct index *index, unsigned flags, MDB_txn **ret,
                 struct vn_err *err) VN_MUST_USE;
 /* Takes the transaction in any case: *txn is NULL afterwards. */
 int index_commit(struct index *index, MDB_txn **txn,
                  struct vn_err *err) VN_MUST_USE;
 
-static inline void index_txn_abort(MDB_txn *txn)
-{
-    if (txn)
-        mdb_txn_abort(txn);
-}
+void index_txn_abort(MDB_txn *txn); /* NULL is fine */
 VN_AUTO_DEFINE(index_txn, MDB_txn *, index_txn_abort)
 
 static inline void index_cursor_close(MDB_cursor *cursor)
