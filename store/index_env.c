@@ -167,6 +167,7 @@ static void index_free(struct index *index)
     }
     pthread_mutex_destroy(&index->known.lock);
     pthread_mutex_destroy(&index->writing);
+    pthread_mutex_destroy(&index->map.lock);
     free(index->dir);
     free(index);
 }
@@ -203,6 +204,7 @@ static struct index *open_env(const char *dir, struct vn_err *err)
     index->dir = vn_strdup(dir);
     pthread_mutex_init(&index->known.lock, NULL);
     pthread_mutex_init(&index->writing, NULL);
+    pthread_mutex_init(&index->map.lock, NULL);
     index->pid = getpid();
     index->users = 1;
     while ((result = try_env(index, map_size, err)) > 0)

@@ -87,6 +87,7 @@ int index_map_open(struct index *index, struct vn_err *err)
     map->bytes = bytes;
     map->size = size;
     map->page_size = stat.ms_psize;
+    map->tree.txnid = UINT64_MAX; /* none */
     return 0;
 }
 
@@ -115,7 +116,7 @@ void index_map_close(struct index *index)
     index->map.bytes = NULL;
 }
 
-/* A table as a transaction sees it. */
+/* The table of chunks as a transaction sees it. */
 struct tree {
     const uint8_t *bytes;
     size_t page_size;
@@ -143,8 +144,9 @@ static int fail_damaged(const struct index *index, struct vn_err *err)
                    index->dir);
 }
 
-static int find_tree(struct index *index, MDB_txn *txn, struct tree *ret,
-                     struct vn_err *err)
+/* Ask LMDB where the table is in the state that the transaction sees. */
+static int ask_tree(struct index *index, MDB_txn *txn, struct index_tree *ret,
+                    struct vn_err *err)
 {
     const struct index_map *map = &index->map;
     MDB_val key = index_key_text(index_table_name(TABLE_CHUNKS));
@@ -159,19 +161,41 @@ static int find_tree(struct index *index, MDB_txn *txn, struct tree *ret,
         return index_fail(index, rc, "find the table of chunks", err);
     if (value.mv_size != LMDB_TREE_SIZE || lmdb_tree_parse(value.mv_data, &row))
         return fail_damaged(index, err);
-    *ret = (struct tree){
-        .bytes = map->bytes,
-        .page_size = map->page_size,
-        .end = info.me_last_pgno + 1,
-        .root = row.root,
-        .depth = row.depth,
-    };
+    *ret = (struct index_tree){.txnid = mdb_txn_id(txn),
+                               .end = info.me_last_pgno + 1,
+                               .root = row.root,
+                               .depth = row.depth};
     if (ret->end > map->size / map->page_size)
         return vn_fail(err, VN_E_LIMIT,
                        "index '%s': %llu pages, and the host gave address "
                        "space for %llu only",
                        index->dir, (unsigned long long)ret->end,
                        (unsigned long long)(map->size / map->page_size));
+    return 0;
+}
+
+/* The same; what was found is kept for the next who sees that state. */
+static int find_tree(struct index *index, MDB_txn *txn, struct tree *ret,
+                     struct vn_err *err)
+{
+    struct index_map *map = &index->map;
+    struct index_tree now;
+
+    {
+        vn_lock_scope(&map->lock);
+        now = map->tree;
+    }
+    if (now.txnid != mdb_txn_id(txn)) {
+        if (ask_tree(index, txn, &now, err) < 0)
+            return -1;
+        vn_lock_scope(&map->lock);
+        map->tree = now;
+    }
+    *ret = (struct tree){.bytes = map->bytes,
+                         .page_size = map->page_size,
+                         .end = now.end,
+                         .root = now.root,
+                         .depth = now.depth};
     return 0;
 }
 

@@ -40,6 +40,14 @@ struct index_known {
     atomic_bool hopeless;        /* it could not be made: do not try again */
 };
 
+/* Where the table of chunks is in one state of the file. */
+struct index_tree {
+    size_t txnid; /* of the transaction that made it */
+    uint64_t end; /* of the file, page number */
+    uint64_t root;
+    unsigned depth;
+};
+
 /* LMDB's file, mapped once more to be read: index_find.c. */
 struct index_map {
     const uint8_t *bytes; /* NULL: not mapped */
@@ -47,6 +55,8 @@ struct index_map {
     size_t page_size;
     MDB_dbi main;                  /* the table of tables */
     atomic_uint_fast64_t expected; /* pages that were asked for ahead */
+    pthread_mutex_t lock;          /* guards what follows */
+    struct index_tree tree;        /* that was asked for last */
 };
 
 struct index {
