@@ -18,6 +18,7 @@
 #include "common/io.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,6 +65,11 @@ int chunk_check_place(const struct chunk_place *place, enum chunk_kind kind,
     return 0;
 }
 
+bool chunk_is_damage(const struct vn_err *why)
+{
+    return why->code == VN_E_CORRUPT || why->code == EIO;
+}
+
 /* Hash content of any kind and compare the short id. */
 static bool has_id(const struct ident *ident, enum chunk_kind kind,
                    const struct chunk_id *id, const uint8_t *data, size_t size)
@@ -76,26 +82,22 @@ static bool has_id(const struct ident *ident, enum chunk_kind kind,
     return chunk_id_compare(&found, id) == 0;
 }
 
-static int check_content(struct store *store, enum chunk_kind kind,
-                         const struct chunk_id *id, uint64_t pack_id,
-                         const uint8_t *data, size_t size, uint64_t *ret_domain,
-                         struct vn_err *err)
+/* Has the content the id in one of the domains? *ret: in which. */
+static bool find_domain(const struct store *store, enum chunk_kind kind,
+                        const struct chunk_id *id, const uint8_t *data,
+                        size_t size, const uint64_t *domains, size_t count,
+                        uint64_t *ret)
 {
-    uint64_t domains[DOMAIN_GUESSES_MAX] = {0};
-    size_t count =
-        kind == CHUNK_PAGE ? domain_guess(store, pack_id, domains) : 1;
-
     for (size_t i = 0; i < count; i++) {
         struct ident ident;
 
         ident_in_domain(&store->ident, domains[i], &ident);
         if (!has_id(&ident, kind, id, data, size))
             continue;
-        if (ret_domain)
-            *ret_domain = domains[i];
-        return 0;
+        *ret = domains[i];
+        return true;
     }
-    return vn_fail(err, VN_E_CORRUPT, "its content does not match its id");
+    return false;
 }
 
 int chunk_read_at(struct store *store, enum chunk_kind kind,
@@ -104,19 +106,24 @@ int chunk_read_at(struct store *store, enum chunk_kind kind,
                   struct vn_err *err)
 {
     vn_auto(free) uint8_t *stored = NULL;
-    size_t size;
+    uint64_t domains[DOMAIN_GUESSES_MAX] = {0}, domain;
+    size_t size, count = 1;
 
     if (chunk_check_place(place, kind, err) < 0)
         return -1;
     stored = vn_alloc(place->stored_size);
-    if (engine_read(store->engine, place->pack_id, place->offset, stored,
+    if ((kind == CHUNK_PAGE &&
+         domain_guess(store, place->pack_id, domains, &count, err) < 0) ||
+        engine_read(store->engine, place->pack_id, place->offset, stored,
                     place->stored_size, err) < 0 ||
         pack_decode(kind, place->codec, stored, place->stored_size, out, &size,
-                    err) < 0 ||
-        check_content(store, kind, id, place->pack_id, out, size, ret_domain,
-                      err) < 0)
+                    err) < 0)
         return -1;
+    if (!find_domain(store, kind, id, out, size, domains, count, &domain))
+        return vn_fail(err, VN_E_CORRUPT, "its content does not match its id");
     *ret_size = size;
+    if (ret_domain)
+        *ret_domain = domain;
     return 0;
 }
 

@@ -99,39 +99,57 @@ int domain_check_manifest(const struct store *store, const json_t *manifest,
 /* ---- packs ------------------------------------------------------------ */
 
 /* What the directory says, where there is one. */
-static bool ask_directory(struct store *store, uint64_t pack_id, uint64_t *ret)
+static int ask_directory(struct store *store, uint64_t pack_id, uint64_t *ret,
+                         struct vn_err *err)
 {
-    struct vn_err ignored = VN_ERR_INIT;
     struct pack pack;
     char damage[128];
     uint64_t size;
 
-    if (engine_size(store->engine, pack_id, &size, &ignored) < 0 ||
-        pack_read_ends(store->engine, pack_id, size, &pack, damage, &ignored) <
-            0)
-        return false;
+    if (engine_size(store->engine, pack_id, &size, err) < 0 ||
+        pack_read_ends(store->engine, pack_id, size, &pack, damage, err) < 0)
+        return -1;
     *ret = pack.domain;
     pack_done(&pack);
-    return true;
+    return 0;
 }
 
-size_t domain_guess(struct store *store, uint64_t pack_id,
-                    uint64_t ret[DOMAIN_GUESSES_MAX])
+/* The version in the header, and the tag beside it; 0: it is damaged. */
+static int ask_header(struct store *store, uint64_t pack_id, uint64_t *ret,
+                      unsigned *ret_version, struct vn_err *err)
 {
     uint8_t header[PACK_HEADER_SIZE];
-    struct vn_err ignored = VN_ERR_INIT;
-    uint64_t domain = 0;
 
-    ret[0] = 0;
-    if (engine_read(store->engine, pack_id, 0, header, sizeof(header),
-                    &ignored) == 0 &&
-        pack_header_version(header, &domain) > 0) {
-        ret[0] = domain;
-        return 1;
+    if (engine_read(store->engine, pack_id, 0, header, sizeof(header), err) < 0)
+        return -1;
+    *ret_version = pack_header_version(header, ret);
+    return 0;
+}
+
+int domain_guess(struct store *store, uint64_t pack_id,
+                 uint64_t ret[DOMAIN_GUESSES_MAX], size_t *ret_count,
+                 struct vn_err *err)
+{
+    struct vn_err why = VN_ERR_INIT;
+    uint64_t told = 0;
+    unsigned version = 0;
+    bool knows;
+
+    knows = ask_header(store, pack_id, &told, &version, &why) == 0;
+    ret[0] = told;
+    *ret_count = 1;
+    if (knows && version > 0)
+        return 0;
+    if ((knows || chunk_is_damage(&why)) &&
+        ask_directory(store, pack_id, &ret[0], &why) == 0)
+        return 0;
+    if (!chunk_is_damage(&why)) {
+        *err = why;
+        return -1;
     }
-    if (ask_directory(store, pack_id, &ret[0]))
-        return 1;
-    /* Neither is whole: what stands in the header, or none. */
-    ret[1] = domain;
-    return domain ? 2 : 1;
+    /* Neither is whole: none, or what stands in the header. */
+    ret[0] = 0;
+    ret[1] = told;
+    *ret_count = told ? 2 : 1;
+    return 0;
 }

@@ -31,7 +31,6 @@
 #include "common/clock.h"
 #include "common/fault.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,13 +113,6 @@ static void lose(struct mend *m, const struct chunk_id *id,
                             .forget = forget};
 }
 
-/* Is it damage, rather than that this process cannot do it now? */
-static bool is_damage(const struct vn_err *why)
-{
-    return why->code == VN_E_CORRUPT || why->code == VN_E_NOT_FOUND ||
-           why->code == VN_E_PEER || why->code == EIO;
-}
-
 /* Must the chunk not be moved? See above. */
 static bool is_spent(struct mend *m, const struct index_chunk *row,
                      const uint8_t *data, size_t size)
@@ -147,7 +139,7 @@ static int evacuate_row(struct mend *m, struct mover *mover,
         return vn_fail(err, VN_E_LIMIT, "no memory for a chunk");
     if (chunk_read_at(m->store, (enum chunk_kind)row->place.kind, &row->id,
                       &row->place, data, &size, &domain, &why) < 0) {
-        if (is_damage(&why)) {
+        if (chunk_is_damage(&why) || why.code == VN_E_NOT_FOUND) {
             lose(m, &row->id, &row->place);
             return 0;
         }

@@ -84,6 +84,10 @@ int chunk_read_at(struct store *store, enum chunk_kind kind,
                   uint8_t *out, size_t *ret_size, uint64_t *ret_domain,
                   struct vn_err *err) VN_MUST_USE;
 
+/* Is it damage of what is stored, rather than that it cannot be read now, or
+ * not there? */
+bool chunk_is_damage(const struct vn_err *why);
+
 /* ---- domain.c --------------------------------------------------------- */
 
 /* Are the objects of the manifest all of the domain that "domain" in its "meta"
@@ -91,11 +95,13 @@ int chunk_read_at(struct store *store, enum chunk_kind kind,
 int domain_check_manifest(const struct store *store, const json_t *manifest,
                           struct vn_err *err) VN_MUST_USE;
 
-/* Of which domain the pages of a pack are, the likelier first; where its
- * header is whole there is one. Returns their number. */
+/* Of which domain the pages of a pack are, the likelier first; there is one
+ * unless all that tells it is damaged. Fails where that cannot be read now;
+ * VN_E_NOT_FOUND: no such pack. */
 #define DOMAIN_GUESSES_MAX 2u
-size_t domain_guess(struct store *store, uint64_t pack_id,
-                    uint64_t ret[DOMAIN_GUESSES_MAX]);
+int domain_guess(struct store *store, uint64_t pack_id,
+                 uint64_t ret[DOMAIN_GUESSES_MAX], size_t *ret_count,
+                 struct vn_err *err) VN_MUST_USE;
 
 /* ---- pack_ends.c ------------------------------------------------------ */
 

@@ -102,6 +102,8 @@ void cmd_parse(const struct cmd_syntax *syntax, int argc, char **argv,
  * number out of range, is a usage error. */
 unsigned cmd_parse_number(struct argp_state *state, const char *option,
                           const char *arg, unsigned min, unsigned max);
+/* The same for --domain: its argument; what is no name of one is misuse. */
+const char *cmd_parse_domain(struct argp_state *state, const char *arg);
 
 /* ---- the rest ---------------------------------------------------------- */
 

@@ -40,7 +40,7 @@ static void take_option(void *context, int key, char *arg,
         args->since = arg;
         break;
     case KEY_DOMAIN:
-        args->domain = arg;
+        args->domain = cmd_parse_domain(state, arg);
         break;
     case KEY_SIZE_MAX:
         if (io_parse_size(arg, &args->size_max, &err) < 0 ||

@@ -256,3 +256,12 @@ unsigned cmd_parse_number(struct argp_state *state, const char *option,
                    min, max);
     return (unsigned)number;
 }
+
+const char *cmd_parse_domain(struct argp_state *state, const char *arg)
+{
+    struct vn_err err = VN_ERR_INIT;
+
+    if (store_domain_check(arg, &err) < 0)
+        argp_error(state, "--domain: %s", err.msg);
+    return arg;
+}

@@ -78,7 +78,7 @@ static void take_option(void *context, int key, char *arg,
         args->opaque = true;
         break;
     case KEY_DOMAIN:
-        args->domain = arg;
+        args->domain = cmd_parse_domain(state, arg);
         break;
     case 'f':
         parse_format(state, args, arg);

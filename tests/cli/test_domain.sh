@@ -93,9 +93,10 @@ same "$DIR/file" "$DIR/again/file/file"
 
 # Names.
 for name in "" . -x a/b 'a b' "$(printf '%065d' 1)"; do
-    refused put "is no name of a domain" x "$DIR/image" --domain "$name"
-    refused import "is no name of a domain" "$DIR/red1.tar" --name x@1 \
-        --domain "$name"
+    run 64 "$VN" put x "$DIR/image" --domain "$name"
+    says err "is no name of a domain"
+    run 64 "$VN" import "$DIR/red1.tar" --name x@1 --domain "$name"
+    says err "is no name of a domain"
 done
 run 0 "$VN" put x "$DIR/image" --domain "$(printf '%064d' 1)"
 run 0 "$VN" gc --recompress=zstd --threshold 1

@@ -6,6 +6,10 @@
 
 #include "unit/store_domain_fixture.h"
 
+#include "store/engine_memory.h"
+
+#include <errno.h>
+
 enum { PAGES = 700 };
 
 static const char *const domains[] = {"red", "blue", NULL};
@@ -376,6 +380,76 @@ static void test_verify_of_one(void **state)
     }
 }
 
+/* ---- an engine that fails ---------------------------------------------- */
+
+struct trouble {
+    unsigned call;    /* calls so far */
+    unsigned fail_at; /* with `code` */
+    int code;
+    bool corrupt; /* the first read */
+};
+
+static enum engine_outcome trouble_at(void *context, enum engine_call call,
+                                      uint64_t pack_id, int *code)
+{
+    struct trouble *t = context;
+    unsigned now = t->call++;
+
+    (void)call;
+    (void)pack_id;
+    *code = t->code;
+    if (now == t->fail_at)
+        return ENGINE_REFUSE;
+    return now == 0 && t->corrupt ? ENGINE_CORRUPT : ENGINE_DO;
+}
+
+/* A pack whose domain cannot be told because the engine fails is not damaged,
+ * and one that was removed is not there. */
+static void test_failures_are_no_damage(void **state)
+{
+    static const int codes[] = {EMFILE, ETIMEDOUT, VN_E_NOT_FOUND};
+    struct tenants *t = *state;
+    struct store *store = t->w.f->store;
+    struct index_chunks step = {.index = store->index};
+    const struct index_chunk *chunk;
+    struct vn_err err = VN_ERR_INIT;
+    uint8_t out[PAGE];
+    uint64_t domain;
+    size_t size;
+
+    engine_close(store->engine);
+    store->engine = engine_memory_new(0);
+    put_in(store, "green", t->data, PAGES, NULL, NULL);
+    do
+        assert_int_equal(index_next_chunk(&step, &chunk, &err), 1);
+    while (chunk->place.kind != CHUNK_PAGE ||
+           engine_size(store->engine, chunk->place.pack_id, &domain, &err) < 0);
+    /* Calls: the header and the chunk; where the header is damaged, size,
+     * footer, directory and header before the chunk. */
+    for (unsigned corrupt = 0; corrupt < 2; corrupt++)
+        for (unsigned fail_at = 0; fail_at < (corrupt ? 7 : 3); fail_at++)
+            for (size_t i = 0; i < VN_COUNT(codes); i++) {
+                struct trouble trouble = {
+                    .fail_at = fail_at, .code = codes[i], .corrupt = corrupt};
+                int result;
+
+                err = (struct vn_err)VN_ERR_INIT;
+                engine_memory_set_fault(store->engine, trouble_at, &trouble);
+                result =
+                    chunk_read_at(store, CHUNK_PAGE, &chunk->id, &chunk->place,
+                                  out, &size, &domain, &err);
+                engine_memory_set_fault(store->engine, NULL, NULL);
+                if (fail_at < trouble.call) {
+                    assert_int_equal(result, -1);
+                    assert_int_equal(err.code, codes[i]);
+                    continue;
+                }
+                assert_ok(result, &err);
+                assert_int_equal(fail_at, corrupt ? 6 : 2);
+                assert_true(domain == tag_of(store, "green"));
+            }
+}
+
 #undef WITH_BOTH
 #define WITH_BOTH(test)                                                        \
     {#test " (blake3)", test, setup_blake3, teardown, NULL},                   \
@@ -397,6 +471,7 @@ int main(void)
         WITH_BOTH(test_a_copy_in_the_domain_heals),
         WITH_BOTH(test_rebuild),
         WITH_BOTH(test_verify_of_one),
+        WITH_BOTH(test_failures_are_no_damage),
     };
 
     use_fast_disk();
