@@ -16,7 +16,8 @@
  *                mark; those that were are walked, and packs that they need
  *                stay
  *     sweep      packs condemned in an epoch that every open hold knows of:
- *                rows of chunks, rows of packs, then the packs
+ *                rows of chunks, rows of packs, then the packs, which vanish
+ *                while gc goes on (gc_remove.c)
  *     rewrite    live chunks copied as they are, or compressed better, to new
  *                packs and the index turned to them; then condemn and sweep
  *                what they left. In batches, so that the copies of a whole
@@ -68,7 +69,11 @@ struct gc_pack *gc_pack_of(struct gc *gc, uint64_t pack_id)
 {
     size_t low = 0;
     size_t high = gc->pack_count;
+    uint64_t first = high > 0 ? gc->packs[0].id : 0;
 
+    /* Where no number is missing no search is needed. */
+    if (pack_id - first < high && gc->packs[pack_id - first].id == pack_id)
+        return &gc->packs[pack_id - first];
     while (low < high) {
         size_t middle = low + (high - low) / 2;
 
@@ -141,6 +146,16 @@ static uint64_t batch_bytes(const struct gc *gc)
     return bytes > BATCH_MIN ? bytes : BATCH_MIN;
 }
 
+/* Where there is not room for `bytes` more, wait for what is being removed. */
+static int make_room(struct gc *gc, uint64_t bytes, struct vn_err *err)
+{
+    struct vn_err full = VN_ERR_INIT;
+
+    if (store_check_space(gc->store, bytes, &full) == 0)
+        return 0;
+    return gc_remove_wait(gc, err);
+}
+
 /* All batches but what is left of the last, which the caller sweeps. */
 static int rewrite(struct gc *gc, struct vn_err *err)
 {
@@ -149,7 +164,7 @@ static int rewrite(struct gc *gc, struct vn_err *err)
     for (;;) {
         unsigned done;
 
-        if (gc_rewrite(gc, batch, err) < 0)
+        if (make_room(gc, batch, err) < 0 || gc_rewrite(gc, batch, err) < 0)
             return -1;
         if (!any_rewrite(gc))
             return 0;
@@ -190,6 +205,8 @@ static int tidy_index(struct gc *gc, struct vn_err *err)
     uint64_t count;
     uint64_t bytes;
 
+    if (make_room(gc, TIDY_SPACE, err) < 0)
+        return -1;
     if (store_check_space(store, TIDY_SPACE, &full) < 0)
         index_punch(store->index, &bytes);
     if (store_check_space(store, TIDY_SPACE, &full) == 0 &&
@@ -233,6 +250,7 @@ int store_gc(struct store *store, const struct store_gc_opts *opts,
              struct store_gc_counts *ret, struct vn_err *err)
 {
     struct gc gc = {.store = store, .opts = opts};
+    struct vn_err later = VN_ERR_INIT;
     struct engine_lock *lock;
     int result = -1;
 
@@ -245,6 +263,8 @@ int store_gc(struct store *store, const struct store_gc_opts *opts,
             store_reserve_release(store);
         gc.marks = gc_marks_new(store->path, MARKS_CAPACITY);
         result = collect(&gc, err);
+        if (gc_remove_wait(&gc, result < 0 ? &later : err) < 0)
+            result = -1;
         gc_marks_free(gc.marks);
         gc_walk_done(&gc.walk);
         free(gc.packs);

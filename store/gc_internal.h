@@ -1,7 +1,7 @@
 #ifndef STORE_GC_INTERNAL_H
 #define STORE_GC_INTERNAL_H
 
-/* Shared by gc.c, gc_scan.c, gc_rewrite.c and gc_sweep.c only. */
+/* Shared by gc.c, gc_scan.c, gc_rewrite.c, gc_sweep.c and gc_remove.c only. */
 
 #include "store/gc_marks.h"
 #include "store/store_internal.h"
@@ -39,6 +39,7 @@ struct gc {
     size_t pack_count;
     uint64_t rewrite_total; /* packs, for progress */
     uint64_t rewrite_done;
+    struct gc_removal *removals; /* that are going on */
 };
 
 /* The pack of that number; NULL: gc has not seen it. */
@@ -77,13 +78,21 @@ int gc_rewrite(struct gc *gc, uint64_t batch_bytes,
 
 /* Condemn the packs with `remove`, which a new snapshot may take away. */
 int gc_condemn(struct gc *gc, struct vn_err *err) VN_MUST_USE;
-/* Remove condemned packs for which no hold is left; wait for holds so long.
- * from, to: its share of the progress. */
+/* Delete the rows of condemned packs for which no hold is left, and let them be
+ * removed; wait for holds so long. from, to: its share of the progress. */
 int gc_sweep(struct gc *gc, uint64_t wait_ms, unsigned from, unsigned to,
              struct vn_err *err) VN_MUST_USE;
 
 /* Forget lost chunks that no snapshot needs. What cannot be done now, as
  * snapshots come in between or the disk is full, is left to the next gc. */
 int gc_forget_lost(struct gc *gc, struct vn_err *err) VN_MUST_USE;
+
+/* ---- gc_remove.c ------------------------------------------------------ */
+
+/* Begin to remove packs of so many bytes; `ids` is freed by gc_remove_wait().
+ */
+void gc_remove(struct gc *gc, uint64_t *ids, size_t count, uint64_t bytes);
+/* Wait until all are gone; the error of one that is not. */
+int gc_remove_wait(struct gc *gc, struct vn_err *err) VN_MUST_USE;
 
 #endif

@@ -160,38 +160,32 @@ static int sweep_chunks(struct sweep *s, struct vn_err *err)
     return sweep_rows(s, err);
 }
 
-static void count_removed(struct gc *gc, const struct index_condemned *packs,
-                          const uint64_t *ids, size_t count)
-{
-    size_t k = 0;
-
-    for (size_t i = 0; i < count; i++) {
-        while (packs->packs[k].id != ids[i])
-            k++;
-        gc->counts.packs_removed++;
-        gc->counts.bytes_removed += packs->packs[k].size;
-    }
-}
-
+/* A pack that has no row any more is removed from the engine. */
 static int sweep_packs(struct sweep *s, struct vn_err *err)
 {
-    struct store *store = s->gc->store;
+    vn_auto(free) uint64_t *gone =
+        vn_alloc((s->packs.count + 1) * sizeof(*gone));
     uint64_t ids[PACK_BATCH];
+    size_t gone_count = 0;
+    uint64_t bytes = 0;
+    int result = 0;
     size_t count;
     size_t n;
 
-    for (size_t i = 0; i < s->packs.count; i += n) {
+    for (size_t i = 0; result == 0 && i < s->packs.count; i += n) {
         for (n = 0; n < PACK_BATCH && i + n < s->packs.count; n++)
             ids[n] = s->packs.packs[i + n].id;
-        if (index_sweep_packs(store->index, ids, n, ids, &count, err) < 0)
-            return -1;
-        if (fault_hit("store.gc.swept"))
-            return vn_fail(err, EIO, "remove packs");
-        if (engine_remove(store->engine, ids, count, err) < 0)
-            return -1;
-        count_removed(s->gc, &s->packs, ids, count);
+        result = index_sweep_packs(s->gc->store->index, ids, n,
+                                   gone + gone_count, &count, err);
+        gone_count += result == 0 ? count : 0;
     }
-    return 0;
+    for (size_t i = 0; i < gone_count; i++)
+        bytes += index_condemned_find(&s->packs, gone[i])->size;
+    if (gone_count > 0 && fault_hit("store.gc.swept"))
+        return vn_fail(err, EIO, "remove packs");
+    if (gone_count > 0)
+        gc_remove(s->gc, vn_steal(&gone), gone_count, bytes);
+    return result;
 }
 
 /* ---- waiting ---------------------------------------------------------- */

@@ -8,7 +8,7 @@
  * below 25 %. So the rows are taken out, range by range in the order of ids,
  * and put back.
  *
- *     transaction    read COMPACT_BATCH rows from where the last one ended,
+ *     transaction    read a batch of rows from where the last one ended,
  *                    delete them, put FIRST_PERCENT of them back in rising
  *                    order, evenly spread, then the others
  *
@@ -27,12 +27,12 @@
  * costs what was not committed. Nothing is remembered: who starts again begins
  * at the first row; ranges that are dense are written once more.
  *
- * The batch is small for a reason: the pages that a transaction frees are one
+ * The batch is bounded for a reason: the pages that a transaction frees are one
  * record of LMDB's free list, and a record of more than a page needs
  * neighbouring free pages, which a scattered list does not have; looking for
- * them LMDB takes in much of the list, and writes it out again. 8192 rows free
- * about 250 pages, of 509 that fit in a page. Between two transactions there
- * is a pause, since LMDB's lock is not fair.
+ * them LMDB takes in much of the list, and writes it out again. 509 pages fit
+ * in a page; a batch has the rows of BATCH_LEAVES. Between two transactions
+ * there is a pause, since the lock is not fair.
  *
  * A table at its usual fullness is left alone (COMPACT_OVER).
  */
@@ -45,12 +45,13 @@
 #include <string.h>
 #include <time.h>
 
-#define COMPACT_BATCH 8192u
+#define BATCH_LEAVES  400u
+#define BATCH_MAX     65536u
 #define FIRST_PERCENT 56u
 /* Bytes a chunk from which it is done; 61 at 69 %, 48 afterwards. */
 #define COMPACT_OVER 64u
 #define COMPACT_MIN  10000u /* chunks; less is not worth it */
-#define PAUSE_NS     500000
+#define PAUSE_NS     100000
 
 struct row {
     struct chunk_id id;
@@ -59,7 +60,7 @@ struct row {
 
 /* The next rows with an id > *after, or from the first. */
 static int read_rows(struct index *index, MDB_cursor *cursor,
-                     const struct chunk_id *after, struct row *rows,
+                     const struct chunk_id *after, struct row *rows, size_t max,
                      size_t *ret_count, struct vn_err *err)
 {
     size_t count = 0;
@@ -74,7 +75,7 @@ static int read_rows(struct index *index, MDB_cursor *cursor,
     if (rc == 0 && after && key.mv_size == sizeof(*after) &&
         memcmp(key.mv_data, after, sizeof(*after)) == 0)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
-    while (rc == 0 && count < COMPACT_BATCH) {
+    while (rc == 0 && count < max) {
         if (key.mv_size != STORE_ID_SIZE || value.mv_size != INDEX_PLACE_SIZE)
             return vn_fail(err, VN_E_CORRUPT,
                            "index '%s': a chunk's row of %zu and %zu bytes",
@@ -95,10 +96,9 @@ static int delete_rows(MDB_cursor *cursor, const struct row *rows, size_t count)
     int rc = 0;
 
     for (size_t i = 0; i < count && rc == 0; i++) {
-        MDB_val key = index_key_id(&rows[i].id);
         MDB_val value;
 
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
+        rc = index_seek_near(cursor, &rows[i].id, &value);
         if (rc == 0)
             rc = mdb_cursor_del(cursor, 0);
     }
@@ -139,7 +139,7 @@ static int rewrite_rows(struct index *index, MDB_cursor *cursor,
 }
 
 /* One transaction. *after is moved on; *ret_count rows were taken. */
-static int compact_range(struct index *index, struct row *rows,
+static int compact_range(struct index *index, struct row *rows, size_t max,
                          struct chunk_id *after, bool first, size_t *ret_count,
                          struct vn_err *err)
 {
@@ -155,7 +155,8 @@ static int compact_range(struct index *index, struct row *rows,
     rc = mdb_cursor_open(txn, index->tables[TABLE_CHUNKS], &cursor);
     if (rc)
         return index_fail(index, rc, "compact chunks", err);
-    if (read_rows(index, cursor, first ? NULL : after, rows, &count, err) < 0 ||
+    if (read_rows(index, cursor, first ? NULL : after, rows, max, &count, err) <
+            0 ||
         rewrite_rows(index, cursor, rows, count, err) < 0)
         return -1;
     mdb_cursor_close(vn_steal(&cursor));
@@ -167,11 +168,12 @@ static int compact_range(struct index *index, struct row *rows,
     return 0;
 }
 
-static int is_sparse(struct index *index, bool *ret, struct vn_err *err)
+/* The batch; 0: the table is not sparse. */
+static int choose_batch(struct index *index, size_t *ret, struct vn_err *err)
 {
     vn_auto(index_txn) MDB_txn *txn = NULL;
+    uint64_t pages, batch;
     MDB_stat st;
-    uint64_t pages;
     int rc;
 
     if (index_begin(index, MDB_RDONLY, &txn, err) < 0)
@@ -180,8 +182,11 @@ static int is_sparse(struct index *index, bool *ret, struct vn_err *err)
     if (rc)
         return index_fail(index, rc, "statistics", err);
     pages = st.ms_branch_pages + st.ms_leaf_pages;
-    *ret = st.ms_entries >= COMPACT_MIN &&
-           pages * st.ms_psize / st.ms_entries >= COMPACT_OVER;
+    if (st.ms_entries < COMPACT_MIN ||
+        pages * st.ms_psize / st.ms_entries < COMPACT_OVER)
+        return 0;
+    batch = st.ms_entries * BATCH_LEAVES / st.ms_leaf_pages;
+    *ret = batch < BATCH_MAX ? (size_t)batch : BATCH_MAX;
     return 0;
 }
 
@@ -191,21 +196,22 @@ int index_compact(struct index *index, uint64_t *ret_count, struct vn_err *err)
     vn_auto(free) struct row *rows = NULL;
     struct chunk_id after = {{0}};
     uint64_t total = 0;
-    bool sparse = false;
     size_t count = 0;
+    size_t batch = 0;
 
-    if (is_sparse(index, &sparse, err) < 0)
+    if (choose_batch(index, &batch, err) < 0)
         return -1;
     *ret_count = 0;
-    if (!sparse)
+    if (batch == 0)
         return 0;
-    rows = vn_alloc(COMPACT_BATCH * sizeof(*rows));
+    rows = vn_alloc(batch * sizeof(*rows));
     do {
-        if (compact_range(index, rows, &after, total == 0, &count, err) < 0)
+        if (compact_range(index, rows, batch, &after, total == 0, &count, err) <
+            0)
             return -1;
         total += count;
         nanosleep(&pause, NULL);
-    } while (count == COMPACT_BATCH);
+    } while (count == batch);
     *ret_count = total;
     return 0;
 }

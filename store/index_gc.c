@@ -28,6 +28,7 @@
 #include <string.h>
 
 #define CONDEMNED_FIRST 64u
+#define NEAR_STEPS      4u
 
 static int by_pack_id(const void *key, const void *row)
 {
@@ -40,10 +41,16 @@ static int by_pack_id(const void *key, const void *row)
 const struct index_pack *
 index_condemned_find(const struct index_condemned *condemned, uint64_t pack_id)
 {
-    if (condemned->count == 0)
+    const struct index_pack *packs = condemned->packs;
+    size_t count = condemned->count;
+
+    if (count == 0 || pack_id < packs[0].id || pack_id > packs[count - 1].id)
         return NULL;
-    return bsearch(&pack_id, condemned->packs, condemned->count,
-                   sizeof(*condemned->packs), by_pack_id);
+    /* As in gc_pack_of(). */
+    if (pack_id - packs[0].id < count &&
+        packs[pack_id - packs[0].id].id == pack_id)
+        return &packs[pack_id - packs[0].id];
+    return bsearch(&pack_id, packs, count, sizeof(*packs), by_pack_id);
 }
 
 void index_condemned_done(struct index_condemned *condemned)
@@ -229,15 +236,34 @@ static bool same_place(const struct chunk_place *a, const struct chunk_place *b)
            a->stored_size == b->stored_size;
 }
 
+int index_seek_near(MDB_cursor *cursor, const struct chunk_id *id, MDB_val *ret)
+{
+    MDB_val key;
+
+    for (unsigned i = 0; i < NEAR_STEPS; i++) {
+        int order;
+
+        if (mdb_cursor_get(cursor, &key, ret, MDB_NEXT) ||
+            key.mv_size != sizeof(*id))
+            break;
+        order = memcmp(key.mv_data, id, sizeof(*id));
+        if (order == 0)
+            return 0;
+        if (order > 0)
+            break;
+    }
+    key = index_key_id(id);
+    return mdb_cursor_get(cursor, &key, ret, MDB_SET);
+}
+
 /* Put the cursor on a chunk. 1: it is not at `place` any more. */
 static int seek_chunk(struct index *index, MDB_cursor *cursor,
                       const struct chunk_id *id,
                       const struct chunk_place *place, struct vn_err *err)
 {
-    MDB_val key = index_key_id(id);
     struct chunk_place now;
     MDB_val value;
-    int rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
+    int rc = index_seek_near(cursor, id, &value);
 
     if (rc == MDB_NOTFOUND)
         return 1;

@@ -153,6 +153,13 @@ int index_put_pack(struct index *index, MDB_txn *txn,
 /* 1: there is none. */
 int index_get_pack(struct index *index, MDB_txn *txn, uint64_t id,
                    struct index_pack *ret, struct vn_err *err) VN_MUST_USE;
+/*
+ * Put the cursor of the table of chunks on the row of `id`. If it stands a
+ * little before, or where a row was deleted, steps forward do instead of a
+ * search from the root. Yields LMDB's code.
+ */
+int index_seek_near(MDB_cursor *cursor, const struct chunk_id *id,
+                    MDB_val *ret);
 /* The condemned packs as the transaction sees them. */
 int index_get_condemned(struct index *index, MDB_txn *txn,
                         struct index_condemned *ret,

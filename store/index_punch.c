@@ -51,7 +51,10 @@
 #define FREE_TABLE 0u    /* LMDB's own, as mdb_stat reads it */
 #define PUNCH_KEEP 2048u /* free pages that keep their space: 8 MiB */
 #define PUNCH_RUNS 1024u /* holes in one transaction */
-#define PAUSE_NS   500000
+/* Pages that are worth a hole, which costs the same whatever its size. Single
+ * ones are a third of the runs and a twentieth of the pages. */
+#define PUNCH_LEAST 2u
+#define PAUSE_NS    500000
 
 /* Pages of the free list that may go: a bit each. */
 struct free_pages {
@@ -203,7 +206,9 @@ static int punch_runs(int fd, const struct free_pages *free_pages,
         for (end = page + 1;
              end < free_pages->count && is_free(free_pages, end);)
             end++;
-        result = punch_run(fd, page, end, page_size, bytes);
+        result = end - page < PUNCH_LEAST
+                     ? 0
+                     : punch_run(fd, page, end, page_size, bytes);
         if (result < 0)
             return -1;
         runs += (unsigned)result;
