@@ -10,6 +10,7 @@
 #include "store/store_internal.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 
 enum { PAGES = 240, THIRD = PAGES / 3 };
@@ -279,10 +280,13 @@ static uint64_t next_random(uint64_t *x)
 static enum engine_outcome fail_sometimes(void *context, enum engine_call call,
                                           uint64_t pack_id, int *code)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     struct faults *faults = context;
-    uint64_t random = next_random(&faults->random);
+    uint64_t random;
 
     (void)pack_id;
+    vn_lock_scope(&lock); /* gc removes packs in a thread */
+    random = next_random(&faults->random);
     if (random / 7 % 100 >= faults->percent)
         return ENGINE_DO;
     faults->met++;
