@@ -47,7 +47,7 @@
  * good: their numbers never come back.
  *
  * Memory: 64 MiB of marks (gc_marks.c), 32 to 64 bytes a map node (gc_walk.c),
- * 48 bytes a pack, one pack and its copy.
+ * 56 bytes a pack, one pack and its copy, 55 MiB of moves (gc_rewrite.c).
  */
 
 #include "common/auto.h"
