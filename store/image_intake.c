@@ -209,20 +209,20 @@ static bool parent_has(struct intake *in, uint64_t page,
     return true;
 }
 
-int intake_page(struct intake *in, uint64_t page, const uint8_t *data,
-                struct vn_err *err)
+/* The first two questions. 1: its place is filled; 0: *ret_print is known. */
+static int settle_page(struct intake *in, uint64_t page, const uint8_t *data,
+                       struct fingerprint *ret_print, struct vn_err *err)
 {
     static const struct fingerprint no_print;
     static const struct chunk_id no_id;
-    struct fingerprint print;
     struct chunk_id id;
 
-    in->counts.bytes_read += STORE_PAGE_SIZE;
     if (ident_page_is_zero(data)) {
+        in->counts.bytes_read += STORE_PAGE_SIZE;
         in->counts.bytes_zero += STORE_PAGE_SIZE;
         if (leaf_of(in, page))
             set_page(in, page, &no_id, &no_print);
-        return 0;
+        return 1;
     }
     if (!leaf_of(in, page)) {
         struct leaf *leaf = calloc(1, sizeof(*leaf));
@@ -231,11 +231,31 @@ int intake_page(struct intake *in, uint64_t page, const uint8_t *data,
             return vn_fail(err, VN_E_LIMIT, "no memory for the map");
         in->image->leaves[page / MAP_FANOUT] = leaf;
     }
-    ident_fingerprint(&in->image->store->ident, data, &print);
-    if (parent_has(in, page, &print, &id)) {
-        in->counts.bytes_unchanged += STORE_PAGE_SIZE;
-        set_page(in, page, &id, &print);
+    ident_fingerprint(&in->image->store->ident, data, ret_print);
+    if (!parent_has(in, page, ret_print, &id))
         return 0;
-    }
+    in->counts.bytes_read += STORE_PAGE_SIZE;
+    in->counts.bytes_unchanged += STORE_PAGE_SIZE;
+    set_page(in, page, &id, ret_print);
+    return 1;
+}
+
+int intake_look(struct intake *in, uint64_t page, const uint8_t *data,
+                struct vn_err *err)
+{
+    struct fingerprint print;
+
+    return settle_page(in, page, data, &print, err);
+}
+
+int intake_page(struct intake *in, uint64_t page, const uint8_t *data,
+                struct vn_err *err)
+{
+    struct fingerprint print;
+    int result = settle_page(in, page, data, &print, err);
+
+    if (result != 0)
+        return result < 0 ? -1 : 0;
+    in->counts.bytes_read += STORE_PAGE_SIZE;
     return wait_page(in, page, data, &print, err);
 }

@@ -15,6 +15,12 @@
  * is cut into TASKS_A_THREAD tasks a thread at least. From a source they read
  * PIECE bytes at a time, which are still in the cache when they are hashed.
  *
+ * Copying a file out of the page cache is most of the work where little has
+ * changed. So with a view of the file and a parent, pages are first looked at
+ * where they lie; only those that are neither zeros nor the parent's are read.
+ * They are looked at again then, as the file may have changed in between: what
+ * is hashed and what is stored are the same copy.
+ *
  * Memory: 16 KiB of ids and fingerprints and 1 KiB of slots a leaf that was
  * touched, that is 34 bytes a page: 2.1 GiB for 256 GiB of image (2^26 pages)
  * without a zero leaf. 8 bytes a leaf that was never touched, 1 MiB of
@@ -29,6 +35,7 @@
 #include "store/pool.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -132,8 +139,9 @@ struct run {
     struct image_writer *image;
     uint64_t offset;
     uint64_t size;
-    uint64_t leaves;     /* of a task */
-    const uint8_t *data; /* at `offset`; NULL: from the source */
+    uint64_t leaves;              /* of a task */
+    const uint8_t *data;          /* at `offset`; NULL: from the source */
+    const struct file_view *view; /* from `offset` on; NULL: none */
     image_source_fn *source;
     void *context;
 };
@@ -171,26 +179,74 @@ static int take_slice(struct intake *in, const struct run *run, uint64_t offset,
 }
 
 /*
- * The same from the source, a piece at a time. A piece is read behind the pages
- * that wait; those of it that must wait too are moved up to them, so that
- * the rest of the buffer, which is in the cache, is used again.
+ * A piece from the source. It is read behind the pages that wait; those of it
+ * that must wait too are moved up to them, so that the rest of the buffer,
+ * which is in the cache, is used again.
  */
+static int read_piece(struct intake *in, const struct run *run, uint64_t offset,
+                      size_t size, struct vn_err *err)
+{
+    uint8_t *to = in->buffer + (size_t)in->batch.count * STORE_PAGE_SIZE;
+    size_t padding = -size % STORE_PAGE_SIZE;
+
+    if (run->source(run->context, offset, to, size, err) < 0)
+        return -1;
+    memset(to + size, 0, padding);
+    if (take_bytes(in, offset, to, size + padding, err) < 0)
+        return -1;
+    intake_settle(in);
+    return 0;
+}
+
+/* What could not be seen cannot be read either: the source says why. What waits
+ * in the buffer is given up with the image. */
+static int fail_view(struct intake *in, const struct run *run, uint64_t offset,
+                     size_t size, struct vn_err *err)
+{
+    if (run->source(run->context, offset, in->buffer, size, err) < 0)
+        return -1;
+    return vn_fail(err, EIO, "a part of it could not be read at first");
+}
+
+/* A piece of which most is known: only what is not is read. */
+static int look_piece(struct intake *in, const struct run *run, uint64_t offset,
+                      size_t size, struct vn_err *err)
+{
+    const uint8_t *seen = run->view->data + (offset - run->offset);
+    size_t done = 0; /* taken in or found to be known */
+
+    for (size_t at = 0; at + STORE_PAGE_SIZE <= size; at += STORE_PAGE_SIZE) {
+        uint64_t page = (offset + at) / STORE_PAGE_SIZE;
+        int known = intake_look(in, page, seen + at, err);
+
+        if (known < 0)
+            return -1;
+        if (!known)
+            continue;
+        if (done < at && read_piece(in, run, offset + done, at - done, err) < 0)
+            return -1;
+        done = at + STORE_PAGE_SIZE;
+    }
+    if (file_view_failed(run->view))
+        return fail_view(in, run, offset, size, err);
+    return done < size ? read_piece(in, run, offset + done, size - done, err)
+                       : 0;
+}
+
+/* The same as take_slice() from the source, a piece at a time. */
 static int read_slice(struct intake *in, const struct run *run, uint64_t offset,
                       size_t size, struct vn_err *err)
 {
+    bool look = run->view && run->image->parent;
+
     if (intake_need_buffer(in, err) < 0)
         return -1;
     while (size > 0) {
-        uint8_t *to = in->buffer + (size_t)in->batch.count * STORE_PAGE_SIZE;
         size_t n = size < PIECE ? size : PIECE;
-        size_t padding = -n % STORE_PAGE_SIZE;
 
-        if (run->source(run->context, offset, to, n, err) < 0)
+        if ((look ? look_piece(in, run, offset, n, err)
+                  : read_piece(in, run, offset, n, err)) < 0)
             return -1;
-        memset(to + n, 0, padding);
-        if (take_bytes(in, offset, to, n + padding, err) < 0)
-            return -1;
-        intake_settle(in);
         offset += n;
         size -= n;
     }
@@ -268,15 +324,17 @@ int image_writer_put(struct image_writer *image, uint64_t offset,
 
 int image_writer_put_from(struct image_writer *image, uint64_t offset,
                           uint64_t size, image_source_fn *source, void *context,
-                          struct vn_err *err)
+                          const struct file_view *view, struct vn_err *err)
 {
     struct run run = {.image = image,
                       .offset = offset,
                       .size = size,
                       .source = source,
-                      .context = context};
+                      .context = context,
+                      .view = view};
 
     check_range(image, offset, size);
+    assert(!view || view->size == size);
     if (check_usable(image, err) < 0)
         return -1;
     return put_run(&run, err);

@@ -60,6 +60,10 @@ void intake_free(struct intake *in); /* NULL is fine */
  * resolved. `data` stays where it is until then, or intake_settle(). */
 int intake_page(struct intake *in, uint64_t page, const uint8_t *data,
                 struct vn_err *err) VN_MUST_USE;
+/* Take it in only if that needs no copy of it: it is zeros, or what the parent
+ * has. 1: it is taken in. `data` may change meanwhile. */
+int intake_look(struct intake *in, uint64_t page, const uint8_t *data,
+                struct vn_err *err) VN_MUST_USE;
 /* Hash, look up and store what waits; fill the places. */
 int intake_resolve(struct intake *in, struct vn_err *err) VN_MUST_USE;
 /* Make the buffer, if there is none. */

@@ -181,6 +181,7 @@ static void start(struct pool *pool)
         return;
     pool->pid = getpid();
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* a task may look into a file (common/view.h) */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool->started + 1 < pool->threads &&
            pthread_create(&pool->workers[pool->started], NULL, worker_main,

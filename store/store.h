@@ -24,6 +24,7 @@
 
 #include "common/auto.h"
 #include "common/err.h"
+#include "common/view.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -167,9 +168,14 @@ typedef int image_source_fn(void *context, uint64_t offset, void *data,
  * The same as image_writer_put() for bytes that a source yields, in pieces of
  * 1 MiB at most, in no certain order. Best in long runs: 64 MiB, say. After a
  * failure, which may be the source's, the image takes no more pages.
+ *
+ * `view`, where not NULL, shows the same `size` bytes: the source is then asked
+ * only for pages that the view does not show to be zeros or as the parent has
+ * them. Both may change meanwhile: of each page a state is kept that it had.
  */
 int image_writer_put_from(struct image_writer *image, uint64_t offset,
                           uint64_t size, image_source_fn *source, void *context,
+                          const struct file_view *view,
                           struct vn_err *err) VN_MUST_USE;
 /* Write the map and yield its root. The image takes no more pages. */
 int image_writer_finish(struct image_writer *image, struct map_root *ret,

@@ -9,6 +9,7 @@
 
 #include "common/io.h"
 #include "common/jsonx.h"
+#include "common/view.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -151,8 +152,13 @@ static int read_file(void *context, uint64_t offset, void *data, size_t size,
 static int put_piece(struct put *p, int fd, uint64_t offset, uint64_t size,
                      struct image_writer *image, struct vn_err *err)
 {
-    if (size > BLOCK_SIZE)
-        return image_writer_put_from(image, offset, size, read_file, &fd, err);
+    if (size > BLOCK_SIZE) {
+        vn_auto(file_view) struct file_view view = {0};
+        bool seen = file_view_open(&view, fd, offset, (size_t)size);
+
+        return image_writer_put_from(image, offset, size, read_file, &fd,
+                                     seen ? &view : NULL, err);
+    }
     if (io_pread(fd, p->block, (size_t)size, offset, err) < 0)
         return -1;
     return image_writer_put(image, offset, p->block, (size_t)size, err);
@@ -290,6 +296,18 @@ static int put_disk(struct put *p, const char *path, int fd, uint64_t size,
     return 0;
 }
 
+/* The rest of what others have cut meanwhile cannot be had. */
+static int check_whole(int fd, uint64_t size, struct vn_err *err)
+{
+    off_t now = lseek(fd, 0, SEEK_END);
+
+    if (now < 0 || (uint64_t)now >= size)
+        return 0;
+    return vn_fail(err, VN_E_STATE,
+                   "it was cut from %llu to %llu bytes while it was read",
+                   (unsigned long long)size, (unsigned long long)now);
+}
+
 static int put_file(struct put *p, const char *path, struct vn_err *err)
 {
     uint64_t size;
@@ -304,6 +322,8 @@ static int put_file(struct put *p, const char *path, struct vn_err *err)
         r = put_disk(p, path, fd, size, err);
     else
         r = put_image(p, path, fd, size, err);
+    if (check_whole(fd, size, err) < 0)
+        r = -1;
     return r < 0 ? vn_wrap(err, "'%s'", path) : 0;
 }
 

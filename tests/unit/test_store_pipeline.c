@@ -157,9 +157,9 @@ static void put_range(struct bench *b, struct image_writer *image,
     uint8_t *copy;
 
     if (from_source) {
-        assert_ok(
-            image_writer_put_from(image, offset, size, yield_bytes, b, &err),
-            &err);
+        assert_ok(image_writer_put_from(image, offset, size, yield_bytes, b,
+                                        NULL, &err),
+                  &err);
         return;
     }
     /* The store has no use for the bytes once the call is back. */
@@ -325,9 +325,9 @@ static void test_same_at_once(void **state)
 
         fill_random(b->data, 512 * PAGE, 70 + round);
         b->calls = pool_threads_wanted() == 1 ? 2 : 0;
-        assert_ok(
-            image_writer_put_from(image, 0, 2048 * PAGE, yield_alike, b, &err),
-            &err);
+        assert_ok(image_writer_put_from(image, 0, 2048 * PAGE, yield_alike, b,
+                                        NULL, &err),
+                  &err);
         assert_ok(image_writer_finish(image, &root, &err), &err);
         image_writer_free(image);
         store_writer_counts(writer, &c);
@@ -378,7 +378,8 @@ static void test_source_fails(void **state)
     make_pages(b, 0, PAGES);
     b->fail_at = 4;
     assert_int_equal(
-        image_writer_put_from(image, 0, IMAGE_SIZE, yield_bytes, b, &err), -1);
+        image_writer_put_from(image, 0, IMAGE_SIZE, yield_bytes, b, NULL, &err),
+        -1);
     assert_int_equal(err.code, VN_E_PEER);
     assert_non_null(strstr(err.msg, "dry"));
     assert_int_equal(image_writer_put(image, 0, b->data, PAGE, &err), -1);
