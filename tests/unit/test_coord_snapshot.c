@@ -454,6 +454,7 @@ static void an_agent_without_domains_is_refused(void **state)
     expect_abort(bed, KNOW_NO_DOMAIN, "host 'h2': its agent is too old");
     assert_int_equal(bed->agents[0].cut, 0);
     assert_int_equal(bed->agents[1].cut, 0);
+    assert_int_equal(bed->agents[1].aborted, 1);
 }
 
 static void objects_of_another_domain_are_not_committed(void **state)
