@@ -376,6 +376,7 @@ static void on_message(void *context, size_t host, const json_t *message,
         return;
     if (strcmp(type, "ready") == 0 && !knows_domain(s, message)) {
         host_failed(s, part, "its agent is too old for a VNE with 'domain'");
+        send_abort(s, event.host); /* it has not given up itself */
         return;
     }
     if (strcmp(type, "idle") == 0)

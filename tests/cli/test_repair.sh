@@ -132,7 +132,7 @@ done
 # While another has the store open its index stays.
 env VN_FAULT=store.verify.pack:2:stop "$VN" verify >"$DIR/other" 2>&1 &
 other=$!
-for _ in $(seq 100); do
+for _ in $(seq 600); do
     grep -q '^State:.*T' "/proc/$other/status" && break
     sleep 0.1
 done

@@ -36,7 +36,7 @@ def firmware():
 
 class Qmp:
     def __init__(self, path):
-        deadline = time.time() + 20
+        deadline = time.time() + 120
         while True:
             self.sock = socket.socket(socket.AF_UNIX)
             try:
@@ -70,7 +70,7 @@ class Qmp:
         self.sock.close()
 
     def wait_migration(self):
-        deadline = time.time() + 60
+        deadline = time.time() + 300
         while time.time() < deadline:
             status = self.run("query-migrate").get("status")
             if status == "completed":

@@ -239,7 +239,7 @@ class Bed:
         return process
 
     def _wait_socket(self, process, path, what, log):
-        end = time.monotonic() + 15
+        end = time.monotonic() + 120
         while not os.path.exists(path):
             if process.poll() is not None or time.monotonic() > end:
                 with open(log, encoding="utf-8", errors="replace") as text:
@@ -286,7 +286,7 @@ class Bed:
     def kill_vms(self, host=None, vm=None):
         pids = self.vm_pids(host, vm)
         kill_all(pids)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 120
         while set(pids) & set(self.vm_pids()) and time.monotonic() < end:
             time.sleep(0.02)
         return len(pids)

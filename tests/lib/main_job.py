@@ -91,7 +91,7 @@ class MainJob:
         self.bed.vnstore("up", self.yaml)
 
     def talk(self):
-        orc.wait_up(self.oracles(), timeout_s=120, alive=self.alive)
+        orc.wait_up(self.oracles(), alive=self.alive)
         orc.wait_progress(self.oracles(), MESSAGES, alive=self.alive)
 
     def snapshot_first(self):

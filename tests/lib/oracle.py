@@ -127,12 +127,12 @@ def _wait(oracles, done, timeout_s, what, alive):
         time.sleep(0.1)
 
 
-def wait_up(oracles, timeout_s=90, alive=None):
+def wait_up(oracles, timeout_s=300, alive=None):
     """Wait until every oracle hears every peer on every channel."""
     _wait(oracles, lambda o, r: o.is_up(r), timeout_s, "up", alive)
 
 
-def wait_progress(oracles, messages=100, timeout_s=60, alive=None, since=None):
+def wait_progress(oracles, messages=100, timeout_s=300, alive=None, since=None):
     """Wait until every channel of every oracle took `messages` more since
     the reports `since` (by oracle; default: now), without a violation.
     Returns the last reports by name."""

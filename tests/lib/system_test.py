@@ -57,7 +57,7 @@ class BedTest(unittest.TestCase):
 
     @classmethod
     def wait_up(cls):
-        orc.wait_up(cls.oracles(), timeout_s=90)
+        orc.wait_up(cls.oracles())
 
     @classmethod
     def oracles(cls):
@@ -73,7 +73,7 @@ class BedTest(unittest.TestCase):
 
     def assert_goes_on(self, oracles=None, messages=20):
         """Not one message lost, every channel alive."""
-        orc.wait_progress(oracles or self.oracles(), messages, timeout_s=60)
+        orc.wait_progress(oracles or self.oracles(), messages)
 
     def assert_store_sound(self, store=None):
         self.bed.vnstore("verify", store=store)

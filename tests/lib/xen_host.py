@@ -30,7 +30,7 @@ import time
 TOP = os.path.realpath(
     os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 IMAGES = os.path.join(TOP, "build", "xen")
-BOOT_TIMEOUT_S = 120
+BOOT_TIMEOUT_S = 300
 
 
 class XenHostError(Exception):
@@ -137,7 +137,7 @@ class XenHost:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(path)
             listener.listen(1)
-            listener.settimeout(10)
+            listener.settimeout(60)
             with open(os.path.join(self.folder, "qemu.log"), "wb") as log:
                 self.process = subprocess.Popen(
                     self._arguments(path), stdin=subprocess.DEVNULL,

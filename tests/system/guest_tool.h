@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TIMEOUT (20 * VN_SEC) /* of each step of a snapshot */
+#define TIMEOUT (120 * VN_SEC) /* of each step of a snapshot */
 
 static const char *guest_dir, *work_dir;
 

@@ -76,14 +76,14 @@ class Attach(system_test.BedTest):
         return reply["return"]["status"]
 
     def test_attached_snapshotted_let_go_restored(self):
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not os.path.exists(self.path("theirs.qmp")):
             self.assertLess(time.monotonic(), end)
             time.sleep(0.05)
         self.bed.vnstore("up", self.yaml)
         b = self.oracles()[1]
         mixed = [orc.Oracle("a", self.path("theirs.log"), 2, False), b]
-        orc.wait_up(mixed, timeout_s=90)
+        orc.wait_up(mixed)
         orc.wait_progress(mixed, 20)
         cut = self.bed.snapshot(self.yaml)["cut"]
         self.assertTrue(cut["lossless"], cut)
@@ -96,7 +96,7 @@ class Attach(system_test.BedTest):
         self.bed.put_consoles_aside()
         self.bed.vnstore("restore", "lab@1", "--to-hosts", "h2")
         restored = self.bed.oracles({"a": "h2", "b": "h2"}, disk=False)
-        orc.wait_progress(restored, 20, timeout_s=60)
+        orc.wait_progress(restored, 20)
         self.assert_store_sound()
 
 

@@ -71,8 +71,7 @@ class BadVne(system_test.BedTest):
         agent = self.bed.hosts["h2"].agent
         agent.send_signal(signal.SIGSTOP)
         try:
-            result = self.bed.vnstore("snapshot", self.yaml, check=False,
-                                      timeout=90)
+            result = self.bed.vnstore("snapshot", self.yaml, check=False)
         finally:
             agent.send_signal(signal.SIGCONT)
         self.assert_fails(result, "h2")

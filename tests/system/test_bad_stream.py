@@ -62,7 +62,7 @@ vms:
         cls.bed.vnstore("up", cls.yaml)
 
     @staticmethod
-    def wait(done, timeout_s=60):
+    def wait(done, timeout_s=300):
         end = time.monotonic() + timeout_s
         while not done():
             if time.monotonic() > end:

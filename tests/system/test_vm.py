@@ -34,7 +34,7 @@ def main():
     try:
         tool = os.path.join(os.environ["VN_BIN"], "vm_tool")
         done = subprocess.run([tool, sys.argv[1], os.path.abspath(GUEST),
-                               work], timeout=220, check=False)
+                               work], timeout=900, check=False)
     finally:
         for pid in vms_in(work):
             os.kill(pid, signal.SIGKILL)

@@ -11,7 +11,7 @@
 
 #define PROGRESS_PAGES   4000
 #define PROGRESS_RECORDS 50
-#define PROGRESS_NS      (60 * VN_SEC)
+#define PROGRESS_NS      (300 * VN_SEC)
 #include "system/guest_tool.h"
 
 #include "restore/rehydrate.h"
@@ -363,7 +363,7 @@ static void nic(void)
     vn_auto(free) char *dir = make_dir("a");
     vn_auto(vm_config) struct vm_config config = {.name = NULL};
     static const uint8_t mac[6] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
-    struct timeval patience = {.tv_sec = 30};
+    struct timeval patience = {.tv_sec = 300};
     uint8_t frame[2048];
     struct vm *vm;
     int ends[2];

@@ -73,13 +73,16 @@ static inline void run_ms(unsigned ms)
     event_base_dispatch(bench.base);
 }
 
-/* Let the port work until the expression holds, for 3 s at most. */
+/* How long what must come may take: only a failing test lasts so long. */
+#define BENCH_WAIT_MS 60000
+
+/* Let the port work until the expression holds. */
 #define RUN_UNTIL(holds)                                                       \
     do {                                                                       \
-        uint64_t run_end_ns = clock_now_ns() + 3 * VN_SEC;                     \
+        uint64_t run_end_ns = clock_now_ns() + BENCH_WAIT_MS * VN_MS;          \
         while (!(holds)) {                                                     \
             if (clock_now_ns() > run_end_ns)                                   \
-                fail_msg("not within 3 s: %s", #holds);                        \
+                fail_msg("never: %s", #holds);                                 \
             run_ms(1);                                                         \
         }                                                                      \
     } while (0)
@@ -112,7 +115,7 @@ static inline int vm_socket(void)
     return fd;
 }
 
-/* Receive at the VM within 1 s: the size; -1: nothing. */
+/* Receive at the VM within that time: the size; -1: nothing. */
 static inline ssize_t vm_receive(uint8_t *frame, size_t room, int ms)
 {
     struct pollfd p = {.fd = bench.vm, .events = POLLIN};
@@ -157,7 +160,7 @@ static inline void vm_expects(uint32_t number)
     uint8_t expected[64], got[2048];
 
     number_frame(expected, number);
-    if (vm_receive(got, sizeof(got), 1000) != sizeof(expected))
+    if (vm_receive(got, sizeof(got), BENCH_WAIT_MS) != sizeof(expected))
         fail_msg("frame %u did not come", number);
     assert_memory_equal(got, expected, sizeof(expected));
 }

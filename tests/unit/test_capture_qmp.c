@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,9 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+
+/* For what must come: only a failing test waits for so long. */
+#define PATIENCE_NS (60 * VN_SEC)
 
 #define GREETING                                                               \
     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, "        \
@@ -32,7 +36,8 @@ struct server {
     const char *const *script;
     int listener;
     pthread_t thread;
-    int passed_fd; /* that came with a command; -1: none */
+    int passed_fd;    /* that came with a command; -1: none */
+    atomic_int lines; /* that came */
     char last[65536];
     struct qmp *client;
 };
@@ -83,7 +88,10 @@ static void *serve(void *arg)
     for (const char *const *text = s->script;; text++) {
         const char *at;
 
-        if (read_line(s, fd) < 0 || !*text)
+        if (read_line(s, fd) < 0)
+            break;
+        s->lines++;
+        if (!*text)
             break;
         at = strstr(s->last, "\"id\":");
         if (at)
@@ -133,7 +141,7 @@ static struct server *begin(const char *const *script)
     struct vn_err err = VN_ERR_INIT;
 
     started = new_server(GREETING, script);
-    started->client = qmp_connect(started->path, "VM 'a'", VN_SEC, &err);
+    started->client = qmp_connect(started->path, "VM 'a'", PATIENCE_NS, &err);
     if (!started->client)
         fail_msg("%s", err.msg);
     return started;
@@ -235,7 +243,7 @@ static void test_timeout_drops_late_answer(void **state)
     assert_int_equal(qmp_command(s->client, "slow", NULL, NULL, &err), -1);
     assert_int_equal(err.code, VN_E_TIMEOUT);
     assert_non_null(strstr(err.msg, "slow"));
-    qmp_set_timeout(s->client, VN_SEC);
+    qmp_set_timeout(s->client, PATIENCE_NS);
     assert_int_equal(qmp_command(s->client, "quick", NULL, &reply, &err), 0);
     assert_int_equal(json_integer_value(reply), 2);
 }
@@ -257,10 +265,15 @@ static void test_death(void **state)
     }
 }
 
-static void *cancel_soon(void *client)
+/* Once a second command has come, and who sent it probably waits. */
+static void *cancel_soon(void *arg)
 {
+    struct server *s = arg;
+
+    while (s->lines < 2)
+        usleep(1000);
     usleep(30000);
-    qmp_cancel(client);
+    qmp_cancel(s->client);
     return NULL;
 }
 
@@ -272,7 +285,7 @@ static void test_cancel(void **state)
     pthread_t thread;
 
     (void)state;
-    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, s->client), 0);
+    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, s), 0);
     assert_int_equal(qmp_command(s->client, "slow", NULL, NULL, &err), -1);
     pthread_join(thread, NULL);
     assert_int_equal(err.code, ECANCELED);
@@ -371,7 +384,7 @@ static void test_wrong_greeting(void **state)
 
     (void)state;
     started = new_server("{\"hello\": 1}\n", script);
-    assert_null(qmp_connect(started->path, "VM 'a'", VN_SEC, &err));
+    assert_null(qmp_connect(started->path, "VM 'a'", PATIENCE_NS, &err));
     assert_int_equal(err.code, VN_E_FORMAT);
 }
 

@@ -92,7 +92,8 @@ static void take_all(struct fixture *f)
         const void *data;
         size_t size;
 
-        assert_int_equal(spool_take(f->spool, VN_SEC, &data, &size, &err), 0);
+        assert_int_equal(spool_take(f->spool, 60 * VN_SEC, &data, &size, &err),
+                         0);
         if (!size)
             break;
         for (size_t i = 0; i < size; i++) {

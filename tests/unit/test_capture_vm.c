@@ -182,7 +182,7 @@ static void start_sim(struct fixture *f, const char *arg)
 }
 
 static const struct vm_prepare_opts cow = {.mode = VM_MODE_AUTO,
-                                           .timeout_ns = VN_SEC};
+                                           .timeout_ns = 60 * VN_SEC};
 
 static void set_flag(void *flag)
 {

@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -22,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -173,10 +175,11 @@ static int connect_to(const char *path)
     return fd;
 }
 
-/* Play the monitor until the condition holds, at most 5 s. */
+/* Play the monitor until the condition holds; only a failing test waits for
+ * so long. */
 #define run_until(condition)                                                   \
     do {                                                                       \
-        uint64_t run_end_ns = clock_now_ns() + 5 * VN_SEC;                     \
+        uint64_t run_end_ns = clock_now_ns() + 60 * VN_SEC;                    \
                                                                                \
         while (!(condition)) {                                                 \
             if (clock_now_ns() > run_end_ns)                                   \
@@ -187,6 +190,11 @@ static int connect_to(const char *path)
     } while (0)
 
 /* ---- the agent ---------------------------------------------------------- */
+
+static bool tell(int fd, pid_t pid)
+{
+    return write(fd, &pid, sizeof(pid)) == (ssize_t)sizeof(pid);
+}
 
 enum agent_does { WAITS, DISARMS, HANGS, FREES, FREES_DISARMED };
 
@@ -204,14 +212,23 @@ static void start_agent(enum agent_does does, pid_t vm_pid, unsigned patience)
         if (!watchdog)
             _exit(1);
         pid = watchdog_pid(watchdog);
+        /* The deadline may be over at once. */
+        if (does == HANGS && !tell(fds[1], pid))
+            _exit(3);
         fd = connect_to(monitor.path);
+        /* Stopped, the watchdog reads both orders at once, however late it is
+         * when the second is sent. */
+        if (does == DISARMS)
+            kill(pid, SIGSTOP);
         if (fd < 0 || watchdog_arm(watchdog, "net/a", monitor.address, vm_pid,
                                    patience, &err) < 0)
             _exit(2);
         if (does == DISARMS || does == FREES_DISARMED)
             watchdog_disarm(watchdog, "net/a");
         watchdog_disarm(watchdog, "never armed");
-        if (write(fds[1], &pid, sizeof(pid)) != (ssize_t)sizeof(pid))
+        if (does == DISARMS)
+            kill(pid, SIGCONT);
+        if (does != HANGS && !tell(fds[1], pid))
             _exit(3);
         if (does == HANGS)
             raise(SIGSTOP);
@@ -359,7 +376,7 @@ static void test_runs_already(void **state)
     monitor.status = "running";
     start_agent(WAITS, 0, 60000);
     assert_int_equal(killed_agent(), 0);
-    assert_int_equal(monitor.clients, 2);
+    assert_true(monitor.clients >= 2);
     assert_int_equal(monitor.conts, 0);
 }
 
@@ -436,34 +453,65 @@ static void test_deaf_neighbour(void **state)
 
 /* ---- the process itself ------------------------------------------------- */
 
-static void test_process(void **state)
+static int count_fds(pid_t pid)
 {
     char path[64];
     struct dirent *entry;
     int count = 0;
     DIR *fds;
 
-    (void)state;
-    start_agent(WAITS, 0, 60000);
-    assert_int_equal(kill(watcher, SIGTERM), 0);
-    assert_int_equal(kill(watcher, SIGINT), 0);
-    run_until(getsid(watcher) == watcher);
-    usleep(20000);
-    snprintf(path, sizeof(path), "/proc/%d/fd", watcher);
+    snprintf(path, sizeof(path), "/proc/%d/fd", pid);
     fds = opendir(path);
     assert_non_null(fds);
     while ((entry = readdir(fds)))
         count += entry->d_name[0] != '.';
     closedir(fds);
-    assert_in_range(count, 4, 5); /* 0, 1, 2, the socket, a pidfd */
+    return count;
+}
+
+static void test_process(void **state)
+{
+    (void)state;
+    start_agent(WAITS, 0, 60000);
+    assert_int_equal(kill(watcher, SIGTERM), 0);
+    assert_int_equal(kill(watcher, SIGINT), 0);
+    run_until(getsid(watcher) == watcher);
+    run_until(count_fds(watcher) <= 5);
+    assert_true(count_fds(watcher) >= 4); /* 0, 1, 2, the socket, a pidfd */
     assert_int_equal(killed_agent(), 0);
     assert_string_equal(monitor.status, "running");
+}
+
+/* Our end of the socket to the only watchdog. */
+static int order_socket(void)
+{
+    for (int fd = 0; fd < 1024; fd++) {
+        int type = 0;
+        socklen_t size = sizeof(type);
+
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+            type == SOCK_SEQPACKET)
+            return fd;
+    }
+    fail();
+    return -1;
+}
+
+/* Wait while there is much that the watchdog has not read: one that is late is
+ * not to be taken for one that does not listen. */
+static void let_it_read(int fd)
+{
+    int unread = 0;
+
+    while (ioctl(fd, SIOCOUTQ, &unread) == 0 && unread > 65536)
+        usleep(1000);
 }
 
 static void test_errors(void **state)
 {
     struct watchdog *watchdog = watchdog_start(&err);
     char name[16], text[300] = "qmp:/";
+    int fd = order_socket();
 
     (void)state;
     assert_non_null(watchdog);
@@ -476,6 +524,7 @@ static void test_errors(void **state)
     assert_int_equal(watchdog_arm(watchdog, "", "qmp:/x", 0, 1, &err), -1);
     for (int i = 0; i < WATCHDOG_VMS_MAX; i++) {
         snprintf(name, sizeof(name), "%d", i);
+        let_it_read(fd);
         assert_int_equal(watchdog_arm(watchdog, name, "qmp:/x", 0, 60000, &err),
                          0);
     }
@@ -485,11 +534,7 @@ static void test_errors(void **state)
     watchdog_disarm(watchdog, "7");
     assert_int_equal(watchdog_arm(watchdog, "a", "qmp:/x", 0, 60000, &err), 0);
     kill(watchdog_pid(watchdog), SIGKILL);
-    for (int i = 0; i < 1000 && err.code != VN_E_PEER; i++) {
-        err.code = 0;
-        if (watchdog_arm(watchdog, "a", "qmp:/x", 0, 60000, &err) == 0)
-            usleep(1000);
-    }
+    run_until(watchdog_arm(watchdog, "a", "qmp:/x", 0, 60000, &err) < 0);
     assert_int_equal(err.code, VN_E_PEER);
     assert_non_null(strstr(err.msg, "VM 'a': the watchdog"));
     watchdog_disarm(watchdog, "a");
@@ -500,12 +545,14 @@ static void *arm_and_disarm(void *arg)
 {
     struct watchdog *watchdog = arg;
     struct vn_err mine = VN_ERR_INIT;
+    int fd = order_socket();
     char name[32];
 
     for (int i = 0; i < 500; i++) {
+        let_it_read(fd);
         snprintf(name, sizeof(name), "%lx-%d", (unsigned long)pthread_self(),
                  i % 3);
-        if (watchdog_arm(watchdog, name, "qmp:/x", 0, 60000, &mine) < 0)
+        if (watchdog_arm(watchdog, name, monitor.address, 0, 60000, &mine) < 0)
             return arg;
         watchdog_disarm(watchdog, name);
     }
@@ -515,7 +562,6 @@ static void *arm_and_disarm(void *arg)
 static void test_threads(void **state)
 {
     struct watchdog *watchdog = watchdog_start(&err);
-    uint64_t start_ns = clock_now_ns();
     pthread_t threads[4];
     void *failed;
 
@@ -528,13 +574,14 @@ static void test_threads(void **state)
         pthread_join(threads[i], &failed);
         assert_null(failed);
     }
-    watchdog_free(watchdog); /* nothing is armed: ends at once */
-    assert_true(clock_now_ns() - start_ns < 5 * VN_SEC);
+    watchdog_free(watchdog); /* nothing is armed: it asks no monitor */
+    assert_int_equal(accept4(monitor.listener, NULL, NULL, SOCK_CLOEXEC), -1);
+    assert_int_equal(errno, EAGAIN);
 }
 
 /* ---- a real one --------------------------------------------------------- */
 
-/* Read from the monitor until `word` comes, at most 5 s. */
+/* Read from the monitor until `word` comes. */
 static void await_word(int fd, const char *word)
 {
     char text[4096] = "";

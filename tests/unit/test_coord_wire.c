@@ -167,10 +167,10 @@ static int teardown(void **state)
     return 0;
 }
 
-/* Run the loop until *flag, or fail after 5 seconds. */
+/* Run the loop until the condition holds; only a failing test runs so long. */
 #define run_until(condition)                                                   \
     do {                                                                       \
-        uint64_t run_end_ns = clock_now_ns() + 5 * VN_SEC;                     \
+        uint64_t run_end_ns = clock_now_ns() + 60 * VN_SEC;                    \
                                                                                \
         while (!(condition)) {                                                 \
             if (clock_now_ns() > run_end_ns)                                   \

@@ -324,7 +324,7 @@ static void use_store(const struct victim *v)
 
     for (unsigned i = 0; i < VN_COUNT(deadly); i++)
         signal(deadly[i], SIG_DFL); /* not cmocka's, which goes on */
-    alarm(20);                      /* LMDB may go round in circles */
+    alarm(100);                     /* LMDB may go round in circles */
     store = store_open(v->f->path, &err);
     if (!store)
         _exit(SEEN_ERROR);

@@ -49,7 +49,7 @@ static struct ended run_child(struct indexed *x, indexed_fn *fn)
         signal(SIGBUS, SIG_DFL);
         dup2(said[1], STDERR_FILENO);
         store_catch_index_faults("program", STATUS);
-        alarm(20);
+        alarm(100);
         fn(x);
         _exit(READ_ALL);
     }

@@ -34,6 +34,8 @@ static void note_finding(void *context, const json_t *finding)
     take_finding(NULL, finding);
 }
 
+static unsigned slow_ms; /* what each pack takes longer, in a child */
+
 static void note_progress(void *context, uint64_t done, uint64_t total)
 {
     struct run *r = context;
@@ -42,6 +44,7 @@ static void note_progress(void *context, uint64_t done, uint64_t total)
     assert_true(done <= total);
     if (r->progress_count < VN_COUNT(r->progress))
         r->progress[r->progress_count++] = done;
+    usleep(slow_ms * 1000);
 }
 
 static void run_done(struct run *r)
@@ -273,26 +276,35 @@ static void test_state_at_failure(void **state)
 struct child {
     struct world *w;
     const char *threads;
+    unsigned slow_ms;
 };
 
 static int child_main(void *context, struct vn_err *err)
 {
     const struct child *child = context;
-    struct run r =
-        verify_by(child->w, child->threads, (struct store_verify_opts){0});
+    struct run r;
 
+    slow_ms = child->slow_ms;
+    r = verify_by(child->w, child->threads, (struct store_verify_opts){0});
     *err = r.err;
     run_done(&r);
     return r.result;
 }
 
-/* A child verifies and is killed when it notes down for the nth time. */
+/* A child verifies and is killed when it notes down for the nth time. How often
+ * it does depends on the time that it and its notes take; for the second time
+ * it is made as slow as it must be. */
 static bool is_killed(struct world *w, const char *threads, unsigned nth)
 {
     vn_auto(free) char *spec = vn_format("store.verify.state:%u:kill", nth);
     struct child child = {.w = w, .threads = threads};
 
-    return killed_at(spec, child_main, &child);
+    while (!killed_at(spec, child_main, &child)) {
+        if (nth > 2 || child.slow_ms > 1000)
+            return false;
+        child.slow_ms = 2 * child.slow_ms + 1;
+    }
+    return true;
 }
 
 /* The packs that are well, by rising number, none beyond the position; and as

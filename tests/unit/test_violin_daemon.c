@@ -24,6 +24,14 @@ static const char *const vm0[] = {"vm0"};
 
 /* ---- ports ------------------------------------------------------------- */
 
+/* A statistic of the port with that place in the list. */
+static long port_number(size_t index, const char *key)
+{
+    const json_t *ports = json_object_get(bench_stats(A, NULL), "ports");
+
+    return number_in(json_array_get(ports, index), key);
+}
+
 static void test_a_vm_that_does_not_read(void **state)
 {
     const unsigned count = 30000; /* more than a socket takes */
@@ -38,6 +46,7 @@ static void test_a_vm_that_does_not_read(void **state)
     OK(violin_arm(A->client, VNI, 2, &bench.err));
     OK(violin_hold(A->client, VNI, vm0, 1, 20, &unsettled, &bench.err));
     assert_int_equal(unsettled, 1);
+    WAIT_UNTIL(port_number(1, "rx_frames") == count);
     port = json_array_get(json_object_get(bench_stats(A, NULL), "ports"), 0);
     assert_int_equal(
         number_in(port, "tx_frames") + number_in(port, "tx_waiting"), count);
@@ -45,7 +54,8 @@ static void test_a_vm_that_does_not_read(void **state)
     assert_int_equal(number_in(port, "tx_dropped"), 0);
     for (unsigned i = 0; i < count; i++)
         vm_expects(A->vms[0], i);
-    OK(violin_hold(A->client, VNI, vm0, 1, 1000, &unsettled, &bench.err));
+    OK(violin_hold(A->client, VNI, vm0, 1, BENCH_WAIT_MS, &unsettled,
+                   &bench.err));
     assert_int_equal(unsettled, 0);
 }
 
@@ -60,8 +70,9 @@ static void test_settles_as_soon_as_it_is_read(void **state)
     vm_sends(A->vms[1], 1);
     vm_expects(A->vms[0], 1);
     start_ns = clock_now_ns();
-    OK(violin_hold(A->client, VNI, vm0, 1, 60000, &unsettled, &bench.err));
-    assert_true(clock_now_ns() - start_ns < VN_SEC);
+    OK(violin_hold(A->client, VNI, vm0, 1, BENCH_WAIT_MS, &unsettled,
+                   &bench.err));
+    assert_true(clock_now_ns() - start_ns < BENCH_WAIT_MS / 2 * VN_MS);
     assert_int_equal(unsettled, 0);
 }
 
@@ -89,14 +100,6 @@ static void test_ports_come_and_go(void **state)
     vm_expects(A->vms[2], 4);
 }
 
-/* A statistic of the port with that place in the list. */
-static long port_number(size_t index, const char *key)
-{
-    const json_t *ports = json_object_get(bench_stats(A, NULL), "ports");
-
-    return number_in(json_array_get(ports, index), key);
-}
-
 static int unix_vm(const char *path, const char *to)
 {
     struct sockaddr_un here = {.sun_family = AF_UNIX};
@@ -121,8 +124,7 @@ static void test_unix_port(void **state)
     OK(violin_port_add_unix(A->client, VNI, "vm0", local, remote, false,
                             &bench.err));
     vm_sends(A->vms[1], 1); /* nobody there yet */
-    for (int i = 0; i < 1000 && port_number(1, "tx_dropped") == 0; i++)
-        usleep(1000);
+    WAIT_UNTIL(port_number(1, "tx_dropped") != 0);
     assert_int_equal(port_number(1, "tx_dropped"), 1);
     for (unsigned life = 0; life < 2; life++) { /* the VM may start again */
         A->vms[0] = unix_vm(remote, local);
@@ -183,7 +185,8 @@ static void test_tap_port(void **state)
         assert_true(recv(A->vms[1], got, sizeof(got), 0) > 0);
     } while (got[12] != 0x88 || got[13] != 0xb5);
     assert_int_equal(got[14], 7);
-    OK(violin_hold(A->client, VNI, vm0, 1, 100, &unsettled, &bench.err));
+    OK(violin_hold(A->client, VNI, vm0, 1, BENCH_WAIT_MS, &unsettled,
+                   &bench.err));
     assert_int_equal(unsettled, 0);
     OK(violin_arm(A->client, VNI, 2, &bench.err));
     OK(violin_cut(A->client, VNI, vm0, 1, &bench.err));
@@ -336,16 +339,8 @@ static void test_garbage_from_the_underlay(void **state)
     geneve_encode_frame(packet, VNI, 1); /* well made, from nobody's address */
     for (int i = 0; i < 5; i++)
         sendto(bench.fd, packet, 100, 0, &to.any, sizeof(to.v4));
-    for (int i = 0; i < 100; i++) {
-        const json_t *tunnel = bench_stats(A, "tunnel");
-
-        if (number_in(tunnel, "rx_unknown") == 5) {
-            assert_int_equal(number_in(tunnel, "rx_malformed"), 500);
-            break;
-        }
-        assert_true(i < 99);
-        usleep(10000);
-    }
+    WAIT_UNTIL(number_in(bench_stats(A, "tunnel"), "rx_unknown") == 5);
+    assert_int_equal(number_in(bench_stats(A, "tunnel"), "rx_malformed"), 500);
     vm_expects_nothing(A->vms[0]);
 }
 

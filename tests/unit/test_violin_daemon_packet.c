@@ -60,7 +60,7 @@ static void xen_expects(int fd, unsigned number)
     ssize_t size;
 
     do { /* first it says that the interface was down */
-        if (poll(&p, 1, 3000) != 1)
+        if (poll(&p, 1, BENCH_WAIT_MS) != 1)
             fail_msg("frame %u did not come", number);
         size = recv(fd, message, sizeof(message), MSG_DONTWAIT);
     } while (size < 0);
@@ -89,7 +89,8 @@ static void test_frames_wait_for_the_vm(void **state)
     vm_sh("ip link set eth0 up");
     for (unsigned i = 0; i < 100; i++)
         xen_expects(bench.fd, i);
-    OK(violin_hold(A->client, VNI, xen, 1, 1000, &unsettled, &bench.err));
+    OK(violin_hold(A->client, VNI, xen, 1, BENCH_WAIT_MS, &unsettled,
+                   &bench.err));
     assert_int_equal(unsettled, 0);
 }
 
@@ -141,7 +142,7 @@ static void test_segments_at_a_plain_port(void **state)
         struct pollfd p = {.fd = A->vms[0], .events = POLLIN};
         unsigned size = 54 + sizes[i];
 
-        assert_int_equal(poll(&p, 1, 3000), 1);
+        assert_int_equal(poll(&p, 1, BENCH_WAIT_MS), 1);
         assert_int_equal(recv(A->vms[0], frame, sizeof(frame), 0), size);
         assert_int_equal(frame[16] << 8 | frame[17], size - 14);
         assert_int_equal(frame[19], 7 + i);
@@ -175,12 +176,14 @@ static void test_cut(void **state)
     vm_sh("ip link set eth0 up");
     bench.fd = xen_vm();
     OK(violin_arm(A->client, VNI, 2, &bench.err));
-    OK(violin_hold(A->client, VNI, both, 2, 1000, &unsettled, &bench.err));
+    OK(violin_hold(A->client, VNI, both, 2, BENCH_WAIT_MS, &unsettled,
+                   &bench.err));
     assert_int_equal(unsettled, 0);
     send_tso(bench.fd);
     vm_sends(A->vms[0], 9);
     OK(violin_cut(A->client, VNI, both, 2, &bench.err));
-    OK(violin_await_closed(A->client, VNI, 1000, 100, &report, &bench.err));
+    OK(violin_await_closed(A->client, VNI, BENCH_WAIT_MS, BENCH_WAIT_MS,
+                           &report, &bench.err));
     assert_int_equal(report.frames_recorded, 4);
     assert_true(report.lossless);
     OK(violin_release(A->client, VNI, "vm0", &bench.err));
