@@ -446,7 +446,9 @@ int cmd_put(int argc, char **argv, struct vn_err *err)
                " in NAME it becomes the next of the series: NAME@1, NAME@2,"
                " ... Holes of sparse files are not read. A Xen domain saved by"
                " xl becomes a virtual machine, kept page by page. A qcow2"
-               " image becomes the disk that the guest sees, NAME.raw.",
+               " image becomes the disk that the guest sees, NAME.raw. A file"
+               " that is written meanwhile is kept page by page, each as it was"
+               " at some moment: of a running machine, take a snapshot.",
     };
     vn_auto(store) struct store *store = NULL;
     vn_auto(json) json_t *parent = NULL, *manifest = NULL;
