@@ -1,5 +1,7 @@
 #include "common/view.h"
 
+#include "common/auto.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -96,21 +98,16 @@ bool file_view_open(struct file_view *view, int fd, uint64_t offset,
     uint8_t *start;
     struct slot *slot;
     size_t skew;
-    bool ready;
 
-    pthread_mutex_lock(&lock);
-    ready = install();
-    pthread_mutex_unlock(&lock);
-    if (!ready || size == 0)
+    vn_lock_scope(&lock);
+    if (size == 0 || !install())
         return false;
     skew = (size_t)(offset % page_size);
     start = mmap(NULL, skew + size, PROT_READ, MAP_SHARED, fd,
                  (off_t)(offset - skew));
     if (start == MAP_FAILED)
         return false;
-    pthread_mutex_lock(&lock);
     slot = take_slot(start, skew + size);
-    pthread_mutex_unlock(&lock);
     if (!slot) {
         munmap(start, skew + size);
         return false;
@@ -135,11 +132,10 @@ void file_view_close(struct file_view *view)
 
     if (!view->data)
         return;
+    vn_lock_scope(&lock);
     /* First, since the next mapping may get the same addresses. */
-    pthread_mutex_lock(&lock);
     atomic_store(&slot->end, 0);
     atomic_store(&slot->start, 0);
-    pthread_mutex_unlock(&lock);
     munmap((void *)(uintptr_t)(view->data - view->before),
            view->before + view->size);
     *view = (struct file_view){0};

@@ -205,6 +205,28 @@ UNUSED static uint64_t count_findings(struct store *store)
     return findings;
 }
 
+/* ---- how tests are run -------------------------------------------------- */
+
+UNUSED static void use_fast_disk(void)
+{
+    /* What is tested does not depend on the disk; fsync in RAM is quick. */
+    if (access("/dev/shm", W_OK) == 0)
+        setenv("TMPDIR", "/dev/shm", 0);
+}
+
+/* The group with 1, 3 and 8 threads; yields how many tests failed. */
+UNUSED static int run_by_threads(const struct CMUnitTest *tests, size_t count)
+{
+    static const char *const threads[] = {"1", "3", "8"};
+    int failed = 0;
+
+    for (size_t i = 0; i < VN_COUNT(threads); i++) {
+        setenv("VNSTORE_THREADS", threads[i], 1);
+        failed += _cmocka_run_group_tests(threads[i], tests, count, NULL, NULL);
+    }
+    return failed;
+}
+
 /* ---- children that are killed ------------------------------------------ */
 
 /* What a child does. */

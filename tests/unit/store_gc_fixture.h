@@ -109,11 +109,4 @@ UNUSED static void assert_tidy(struct store_fixture *f)
     assert_int_equal(bytes, stats.bytes_packs);
 }
 
-UNUSED static void use_fast_disk(void)
-{
-    /* What is tested does not depend on the disk; fsync in RAM is quick. */
-    if (access("/dev/shm", W_OK) == 0)
-        setenv("TMPDIR", "/dev/shm", 0);
-}
-
 #endif

@@ -590,7 +590,6 @@ static void test_wrong_place(void **state)
 
 int main(void)
 {
-    static const char *const threads[] = {"1", "3", "8"};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sort),     WITH_BENCH(test_random_images),
         WITH_BENCH(test_counts),         WITH_BENCH(test_same_at_once),
@@ -599,14 +598,7 @@ int main(void)
         WITH_BENCH(test_given_up),       WITH_BENCH(test_fingerprints),
         WITH_BENCH(test_wrong_place),
     };
-    int failed = 0;
 
-    /* What is tested does not depend on the disk; fsync in RAM is quick. */
-    if (access("/dev/shm", W_OK) == 0)
-        setenv("TMPDIR", "/dev/shm", 0);
-    for (size_t i = 0; i < VN_COUNT(threads); i++) {
-        setenv("VNSTORE_THREADS", threads[i], 1);
-        failed += cmocka_run_group_tests_name(threads[i], tests, NULL, NULL);
-    }
-    return failed;
+    use_fast_disk();
+    return run_by_threads(tests, VN_COUNT(tests));
 }

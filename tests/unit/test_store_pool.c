@@ -196,7 +196,6 @@ static void test_threads_wanted(void **state)
 
 int main(void)
 {
-    static const char *const threads[] = {"1", "3", "8"};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pool),
         cmocka_unit_test(test_pool_stops),
@@ -204,11 +203,6 @@ int main(void)
         cmocka_unit_test(test_pool_after_fork),
         cmocka_unit_test(test_threads_wanted), /* changes the variable */
     };
-    int failed = 0;
 
-    for (size_t i = 0; i < VN_COUNT(threads); i++) {
-        setenv("VNSTORE_THREADS", threads[i], 1);
-        failed += cmocka_run_group_tests_name(threads[i], tests, NULL, NULL);
-    }
-    return failed;
+    return run_by_threads(tests, VN_COUNT(tests));
 }

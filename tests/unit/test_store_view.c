@@ -292,7 +292,6 @@ static void test_written_meanwhile(void **state)
 
 int main(void)
 {
-    static const char *const threads[] = {"1", "3", "8"};
     const struct CMUnitTest tests[] = {
         WITH_BENCH(test_unchanged),
         WITH_BENCH(test_changed),
@@ -300,14 +299,7 @@ int main(void)
         WITH_BENCH(test_cut_for_a_moment),
         WITH_BENCH(test_written_meanwhile),
     };
-    int failed = 0;
 
-    /* What is tested does not depend on the disk; fsync in RAM is quick. */
-    if (access("/dev/shm", W_OK) == 0)
-        setenv("TMPDIR", "/dev/shm", 0);
-    for (size_t i = 0; i < VN_COUNT(threads); i++) {
-        setenv("VNSTORE_THREADS", threads[i], 1);
-        failed += cmocka_run_group_tests_name(threads[i], tests, NULL, NULL);
-    }
-    return failed;
+    use_fast_disk();
+    return run_by_threads(tests, VN_COUNT(tests));
 }
